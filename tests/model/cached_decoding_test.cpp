@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+#include <attune/model/cached_decoding.hpp>
+
+#include <attune/model/decoder.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../support/plain_decoder.hpp"
+#include "../support/random_sequences.hpp"
+
+using namespace attune;
+
+namespace {
+
+decoder<double> small_model(std::uint64_t seed) {
+  return decoder<double>(
+      {.vocabulary = 11, .dim = 8, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 12, .window = 40}, seed);
+}
+
+std::vector<token_id> completion_of(sequences_view s, std::size_t b) {
+  std::vector<token_id> out;
+  for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
+    if (s.mask[t]) out.push_back(s.tokens[t]);
+  return out;
+}
+
+sequences prompts_of(std::initializer_list<std::size_t> lengths) { return test::random_sequences(lengths, 11, 3); }
+
+}  // namespace
+
+TEST_CASE("generate: greedy completions are the argmax of a plain forward pass at every step") {
+  decoder<double> model = small_model(1);
+  for (auto const& p : model.parameters())
+    for (double& v : p.value) v *= 3.0;  // away from ties
+  test::plain_decoder<double> const plain(model.options(), model.parameters());
+  sequences const prompts = prompts_of({3, 8, 1, 5, 2, 9, 4, 6, 7, 3});
+  sequences out;
+  model.generate(prompts, {.temperature = 0.0, .max_new_tokens = 12}, out);
+  REQUIRE(out.size() == prompts.size());
+  for (std::size_t b = 0; b < out.size(); ++b) {
+    auto const tokens = out.view().sequence(b);
+    auto const hidden = plain.hidden(tokens);
+    for (std::size_t i = prompts.view().length(b); i < tokens.size(); ++i) {
+      auto const logits = plain.product("tok_embeddings.weight", hidden[i - 1]);
+      CHECK(tokens[i] == std::max_element(logits.begin(), logits.end()) - logits.begin());
+    }
+    CHECK(completion_of(out, b).size() == 12);
+  }
+}
+
+TEST_CASE("generate: a prompt's sample does not depend on its batch") {
+  decoder<double> model = small_model(2);
+  sequences const prompts = prompts_of({3, 8, 1, 5, 2, 9, 4, 6, 7, 3, 11, 2});
+  sampling_options const options{.temperature = 0.9, .top_k = 8, .top_p = 0.95, .max_new_tokens = 15, .stop_token = 4, .seed = 7};
+  sequences all;
+  model.generate(prompts, options, all);
+  for (std::size_t b = 0; b < prompts.size(); ++b) {
+    sequences one, alone;
+    one.push_back(prompts.view().sequence(b), {});
+    sampling_options own = options;
+    own.first_stream = b;
+    model.generate(one, own, alone);
+    CHECK(completion_of(alone, 0) == completion_of(all, b));
+  }
+}
+
+TEST_CASE("generate: samples follow the model's probabilities") {
+  decoder<double> model = small_model(3);
+  std::vector<token_id> const prompt{1, 2, 3};
+  constexpr std::size_t draws = 4000;
+  sequences prompts, out;
+  for (std::size_t i = 0; i < draws; ++i) prompts.push_back(prompt, {});
+  model.generate(prompts, {.max_new_tokens = 1, .seed = 11}, out);
+  std::vector<double> counts(11, 0.0);
+  for (std::size_t b = 0; b < draws; ++b) counts[static_cast<std::size_t>(completion_of(out, b)[0])] += 1.0;
+  double chi_squared = 0.0;
+  for (token_id v = 0; v < 11; ++v) {
+    sequences one;
+    one.push_back(prompt, std::vector<token_id>{v});
+    std::vector<double> logps(4);
+    model.log_probs(one, logps);
+    double const expected = draws * std::exp(logps[3]);
+    chi_squared += (counts[static_cast<std::size_t>(v)] - expected) * (counts[static_cast<std::size_t>(v)] - expected) / expected;
+  }
+  CHECK(chi_squared < 29.6);  // 10 degrees of freedom, p = 0.001; the seed is fixed
+}
+
+TEST_CASE("generate: a stop token ends a completion and is kept; the window and the limit end it too") {
+  decoder<double> model = small_model(4);
+  sequences const prompts = prompts_of({39, 30, 2});
+  sequences out;
+  model.generate(prompts, {.max_new_tokens = 5, .seed = 1}, out);
+  CHECK(completion_of(out, 0).size() == 1);
+  CHECK(completion_of(out, 1).size() == 5);
+  for (token_id const stop : {0, 3, 7}) {
+    model.generate(prompts, {.max_new_tokens = 38, .stop_token = stop, .seed = 1}, out);
+    for (std::size_t b = 0; b < 3; ++b) {
+      std::vector<token_id> const completion = completion_of(out, b);
+      auto const found = std::find(completion.begin(), completion.end(), stop);
+      CHECK((found == completion.end() || found + 1 == completion.end()));
+    }
+  }
+}
+
+TEST_CASE("generate: an empty prompt, a prompt that fills the window and options out of range are refused by name") {
+  decoder<double> model = small_model(5);
+  sequences out;
+  sequences const full = prompts_of({2, 40});
+  CHECK_THROWS_WITH_AS(model.generate(full, {}, out), "generate: prompt 1 of 40 tokens fills the window of 40", contract_violation);
+  sequences empty;
+  empty.push_back({}, {});
+  CHECK_THROWS_WITH_AS(model.generate(empty, {}, out), "generate: prompt 0 is empty", contract_violation);
+  sequences const prompts = prompts_of({2});
+  CHECK_THROWS_AS(model.generate(prompts, {.temperature = -1.0}, out), contract_violation);
+  CHECK_THROWS_AS(model.generate(prompts, {.top_p = 0.0}, out), contract_violation);
+  CHECK_THROWS_AS(model.generate(prompts, {.max_new_tokens = 0}, out), contract_violation);
+}

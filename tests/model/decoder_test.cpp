@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT
+#include <attune/model/decoder.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <complex>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "../support/plain_decoder.hpp"
+#include "../support/random_sequences.hpp"
+
+using namespace attune;
+
+static_assert(SmoothedPolicy<decoder<float>> && SmoothedPolicy<decoder<double>>);
+static_assert(GenerativePolicy<decoder<float>>);
+
+namespace {
+
+decoder_options small(bool tied) {
+  return {.vocabulary = 11, .dim = 8, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 12, .window = 90, .tied = tied};
+}
+
+template <class T>
+std::vector<T> gradients(decoder<T>& model) {
+  std::vector<T> all;
+  for (auto const& p : model.parameters()) all.insert(all.end(), p.gradient.begin(), p.gradient.end());
+  return all;
+}
+
+template <class T>
+std::vector<T> log_probs(decoder<T> const& model, sequences_view s) {
+  std::vector<T> out(s.total_tokens());
+  model.log_probs(s, out);
+  return out;
+}
+
+template <class T>
+bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("decoder: log-probabilities are those of a plain token-by-token forward pass") {
+  for (bool const tied : {true, false}) {
+    decoder<double> model(small(tied), 3);
+    // 70 tokens cross a block of attention rows, 150 in all cross a block of rows.
+    sequences const s = test::random_sequences({5, 1, 70, 2, 66, 9}, 11, 7);
+    test::plain_decoder<double> const plain(model.options(), model.parameters());
+    std::vector<double> expected, means;
+    plain.log_probs(s, expected, means);
+    std::vector<double> const actual = log_probs(model, s);
+    for (std::size_t t = 0; t < actual.size(); ++t) CHECK(actual[t] == doctest::Approx(expected[t]).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("decoder: every parameter's gradient equals the complex step's, tied and untied, all elements") {
+  for (bool const tied : {true, false}) {
+    CAPTURE(tied);
+    decoder<double> model(small(tied), 5);
+    sequences const owned = test::random_sequences({6, 3, 1, 68}, 11, 8);
+    sequences_view const s = owned;
+    random_stream random(9);
+    // Sparse slopes over the long sequence keep the oracle quick; all masked tokens of the short ones have one.
+    std::vector<double> slopes(s.total_tokens()), mean_slopes(s.total_tokens());
+    for (std::size_t t = 0; t < s.total_tokens(); ++t)
+      if (s.mask[t]) slopes[t] = random.normal(), mean_slopes[t] = random.normal();
+
+    model.accumulate_gradient_smoothed(s, [&](auto, auto, std::span<double> a, std::span<double> b) {
+      std::copy(slopes.begin(), slopes.end(), a.begin());
+      std::copy(mean_slopes.begin(), mean_slopes.end(), b.begin());
+    });
+    std::vector<double> const actual = gradients(model);
+
+    using complex = std::complex<double>;
+    test::plain_decoder<complex> plain(model.options(), model.parameters());
+    double largest = 0.0;
+    for (double const g : actual) largest = std::max(largest, std::abs(g));
+    std::size_t i = 0;
+    double worst = 0.0;
+    std::vector<complex> logps, means;
+    for (auto const& p : model.parameters())
+      for (std::size_t j = 0; j < p.value.size(); ++j, ++i) {
+        complex& weight = plain.weights.at(std::string(p.name))[j];
+        weight += complex(0.0, 1e-30);
+        plain.log_probs(s, logps, means);
+        weight = weight.real();
+        double expected = 0.0;
+        for (std::size_t t = 0; t < s.total_tokens(); ++t)
+          expected += slopes[t] * logps[t].imag() * 1e30 + mean_slopes[t] * means[t].imag() * 1e30;
+        worst = std::max(worst, std::abs(actual[i] - expected) / std::max(std::abs(expected), 1e-3 * largest));
+      }
+    CHECK(i == model.parameter_count());
+    CHECK(worst < 1e-10);
+  }
+}
+
+TEST_CASE("decoder: log-probabilities of a sequence are the same bits whatever its neighbours and however many threads") {
+  decoder<float> model(small(true), 11);
+  sequences const alone = test::random_sequences({40}, 11, 1);
+  std::vector<float> const expected = log_probs(model, alone);
+  for (std::size_t const before : {1u, 2u, 3u, 5u, 77u}) {
+    sequences crowd;
+    sequences const first = test::random_sequences({before}, 11, before), last = test::random_sequences({31}, 11, 2);
+    for (sequences_view const s : {first.view(), alone.view(), last.view()})
+      crowd.push_back_masked(s.sequence(0), s.sequence_mask(0));
+    std::vector<float> const all = log_probs(model, crowd);
+    CHECK(same_bits(expected, std::vector<float>(all.begin() + static_cast<std::ptrdiff_t>(before),
+                                                 all.begin() + static_cast<std::ptrdiff_t>(before + 40))));
+  }
+}
+
+TEST_CASE("decoder: log-probabilities, gradients and samples are the same bits for 1, 2, 3 and 8 threads") {
+  sequences const s = test::random_sequences({60, 3, 80, 41, 7, 33}, 11, 4);
+  std::vector<float> first_gradient, first_logps;
+  sequences first_sample;
+  for (std::size_t const threads : {1u, 2u, 3u, 8u}) {
+    decoder<float> model(small(false), 12, std::make_shared<thread_pool>(threads));
+    model.accumulate_gradient(s, [](std::span<float const> logps, std::span<float> slopes) {
+      for (std::size_t t = 0; t < logps.size(); ++t) slopes[t] = logps[t] != 0.0f ? 0.1f : 0.0f;
+    });
+    std::vector<float> const gradient = gradients(model), logps = log_probs(model, s);
+    sequences sample;
+    model.generate(s, {.max_new_tokens = 9, .seed = 5}, sample);
+    if (threads == 1) {
+      first_gradient = gradient;
+      first_logps = logps;
+      first_sample = sample;
+    }
+    CHECK(same_bits(gradient, first_gradient));
+    CHECK(same_bits(logps, first_logps));
+    CHECK(std::ranges::equal(sample.view().tokens, first_sample.view().tokens));
+  }
+}
+
+TEST_CASE("decoder: gradients accumulate over calls, and a question that throws leaves them untouched") {
+  decoder<double> model(small(true), 13);
+  sequences const s = test::random_sequences({12, 7}, 11, 6);
+  auto const half = [](std::span<double const>, std::span<double> slopes) { std::fill(slopes.begin(), slopes.end(), 0.5); };
+  model.accumulate_gradient(s, half);
+  std::vector<double> const once = gradients(model);
+  model.accumulate_gradient(s, half);
+  std::vector<double> const twice = gradients(model);
+  for (std::size_t i = 0; i < once.size(); ++i) CHECK(twice[i] == doctest::Approx(2.0 * once[i]).epsilon(1e-12));
+  CHECK_THROWS_AS(model.accumulate_gradient(s, [](auto, auto) { throw std::runtime_error("no"); }), std::runtime_error);
+  CHECK(same_bits(twice, gradients(model)));
+}
+
+TEST_CASE("decoder: slopes on tokens outside the mask are ignored") {
+  decoder<double> model(small(true), 13);
+  sequences const s = test::random_sequences({12, 7}, 11, 6);
+  model.accumulate_gradient(s, [&](auto, std::span<double> slopes) {
+    for (std::size_t t = 0; t < slopes.size(); ++t) slopes[t] = s.view().mask[t] ? 1.0 : 1e6;
+  });
+  std::vector<double> const everywhere = gradients(model);
+  decoder<double> other(small(true), 13);
+  other.accumulate_gradient(s, [&](auto, std::span<double> slopes) {
+    for (std::size_t t = 0; t < slopes.size(); ++t) slopes[t] = s.view().mask[t] ? 1.0 : 0.0;
+  });
+  CHECK(same_bits(everywhere, gradients(other)));
+}
+
+TEST_CASE("decoder: a copy is deep and equal") {
+  decoder<float> model(small(false), 14);
+  decoder<float> const copy = model;
+  sequences const s = test::random_sequences({12, 7}, 11, 6);
+  std::vector<float> const before = log_probs(model, s);
+  CHECK(same_bits(before, log_probs(copy, s)));
+  for (auto const& p : model.parameters())
+    for (float& v : p.value) v += 0.1f;
+  CHECK(same_bits(before, log_probs(copy, s)));
+  CHECK_FALSE(same_bits(before, log_probs(model, s)));
+}
+
+TEST_CASE("decoder: bad sequences are refused by name") {
+  decoder<float> model(small(true));
+  std::vector<float> out(91);
+  sequences const too_long = test::random_sequences({91}, 11, 1);
+  CHECK_THROWS_WITH_AS(model.log_probs(too_long, out), "sequence 0: expected at most window = 90 tokens, got 91",
+                       contract_violation);
+  sequences outside;
+  outside.push_back(std::vector<token_id>{1, 2}, std::vector<token_id>{11});
+  CHECK_THROWS_WITH_AS(model.log_probs(outside, std::span(out).first(3)),
+                       "sequence 0, token 2: expected a token id inside the vocabulary, got 11", contract_violation);
+  CHECK_THROWS_AS(model.log_probs(outside, std::span(out).first(2)), contract_violation);
+  CHECK_THROWS_WITH_AS(decoder<float>({.vocabulary = 5, .dim = 9}), "expected decoder_options.dim a multiple of 2 * heads, got 9",
+                       contract_violation);
+}
+
+TEST_CASE("decoder: an empty batch is no work") {
+  decoder<float> model(small(true));
+  sequences const none;
+  std::vector<float> out;
+  model.log_probs(none, out);
+  model.accumulate_gradient(none, [](auto, auto) {});
+  for (float const g : gradients(model)) CHECK(g == 0.0f);
+}
