@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <attune/concepts/generative_policy.hpp>
+#include <attune/concepts/policy.hpp>
+#include <attune/core/contract.hpp>
+#include <attune/core/parameter.hpp>
+#include <attune/core/random.hpp>
+#include <attune/core/sequences.hpp>
+#include <attune/model/token_sampler.hpp>
+
+namespace attune {
+
+struct tabular_options {
+  std::size_t vocabulary = 2;  ///< token ids are 0 ... vocabulary - 1; >= 1
+  std::size_t order = 1;       ///< how many tokens before it a token depends on; >= 1
+};
+
+inline void validate(tabular_options const& o) {
+  expects(o.vocabulary >= 1, "tabular_options.vocabulary >= 1", o.vocabulary);
+  expects(o.vocabulary <= static_cast<std::size_t>(std::numeric_limits<token_id>::max()),
+          "tabular_options.vocabulary within token_id", o.vocabulary);
+  expects(o.order >= 1, "tabular_options.order >= 1", o.order);
+}
+
+/// The smallest language model: one row of logits for every context, which is the last `order` tokens, or all of them
+/// while there are fewer. Order 1 is a bigram model.
+///
+/// Every distribution over the tokens after a context is in it, and all can be enumerated, so the optimum of DPO and of
+/// KL-regularised reinforcement learning can be written down (pi_ref * exp(r / beta) / Z: Rafailov et al. 2023, eq. 4)
+/// and a trainer be tested against the truth. One parameter, "logits" (contexts, vocabulary), all 0 at first: the
+/// uniform distribution. Memory: 2 * (V + V^2 + ... + V^order) * V scalars.
+///
+/// Copies are deep. Satisfies SmoothedPolicy and GenerativePolicy. log_probs allocates nothing; accumulate_gradient only
+/// while its buffers grow.
+template <class T>
+class tabular_policy {
+ public:
+  using scalar = T;
+
+  explicit tabular_policy(tabular_options options) : options_(options) {
+    validate(options_);
+    std::size_t const v = options_.vocabulary;
+    std::size_t contexts = 0;
+    std::size_t of_length = 1;  // V^length
+    for (std::size_t length = 1; length <= options_.order; ++length) {
+      expects(of_length <= std::numeric_limits<std::size_t>::max() / (v * v * 16),
+              "tabular_options: vocabulary^(order + 1) parameters that fit in memory", options_.order);
+      of_length *= v;
+      contexts += of_length;
+    }
+    logits_.assign(contexts * v, T(0));
+    gradient_.assign(contexts * v, T(0));
+  }
+
+  tabular_options const& options() const noexcept { return options_; }
+  std::size_t contexts() const noexcept { return logits_.size() / options_.vocabulary; }
+  std::size_t parameter_count() const noexcept { return logits_.size(); }
+
+  /// Which row scores the token after `before`. Expects before to be non-empty and inside the vocabulary.
+  std::size_t context(std::span<token_id const> before) const noexcept {
+    std::size_t const length = std::min(before.size(), options_.order);
+    std::size_t first_row = 0;  // rows of shorter contexts lie first
+    std::size_t of_length = options_.vocabulary;
+    for (std::size_t shorter = 1; shorter < length; ++shorter) {
+      first_row += of_length;
+      of_length *= options_.vocabulary;
+    }
+    std::size_t number = 0;
+    for (token_id const id : before.last(length)) number = number * options_.vocabulary + static_cast<std::size_t>(id);
+    return first_row + number;
+  }
+
+  /// The logits after a context, to read or to set; (vocabulary).
+  std::span<T> row(std::size_t context) noexcept {
+    return std::span<T>(logits_).subspan(context * options_.vocabulary, options_.vocabulary);
+  }
+  std::span<T const> row(std::size_t context) const noexcept {
+    return std::span<T const>(logits_).subspan(context * options_.vocabulary, options_.vocabulary);
+  }
+
+  std::array<parameter<T>, 1> parameters() noexcept {
+    return {parameter<T>{.name = "logits",
+                         .value = logits_,
+                         .gradient = gradient_,
+                         .shape = {contexts(), options_.vocabulary},
+                         .decay = true}};
+  }
+
+  void log_probs(sequences_view s, std::span<T> logps) const {
+    check(s, logps.size());
+    forward(s, logps, {}, {});
+  }
+
+  void accumulate_gradient(sequences_view s, slopes_of<T> ask) {
+    accumulate(s, false, [&] { ask(logps_, slopes_); });
+  }
+
+  void accumulate_gradient_smoothed(sequences_view s, smoothed_slopes_of<T> ask) {
+    accumulate(s, true, [&] { ask(logps_, mean_logps_, slopes_, mean_slopes_); });
+  }
+
+  /// As GenerativePolicy says. A completion ends with the stop token or after max_new_tokens; there is no window.
+  void generate(sequences_view prompts, sampling_options options, sequences& out) {
+    validate(options);
+    validate(prompts, options_.vocabulary);
+    out.clear();
+    std::vector<token_id> text;
+    for (std::size_t b = 0; b < prompts.size(); ++b) {
+      expects(prompts.length(b) > 0, "tabular_policy: a token or more in the prompt, but none in prompt", b);
+      std::span<token_id const> const prompt = prompts.sequence(b);
+      random_stream stream(options.seed, options.first_stream + b);
+      text.assign(prompt.begin(), prompt.end());
+      for (std::size_t n = 0; n < options.max_new_tokens; ++n) {
+        token_id const next = sampler_(std::span<T const>(std::as_const(*this).row(context(text))), options, stream);
+        text.push_back(next);
+        if (next == options.stop_token) break;
+      }
+      out.push_back(prompt, std::span<token_id const>(text).subspan(prompt.size()));
+    }
+  }
+
+ private:
+  void check(sequences_view s, std::size_t outputs) const {
+    validate(s, options_.vocabulary);
+    expects(outputs == s.total_tokens(), "tabular_policy: logps.size() == s.total_tokens()", outputs);
+  }
+
+  // Calls f(token index, row number) for every masked-in token.
+  template <class F>
+  void for_each_target(sequences_view s, F&& f) const {
+    for (std::size_t b = 0; b < s.size(); ++b)
+      for (std::size_t i = 1; i < s.length(b); ++i) {
+        std::size_t const t = s.offsets[b] + i;
+        if (s.mask[t] != 0) f(t, context(s.sequence(b).first(i)));
+      }
+  }
+
+  // mean_logps and normalizers may be empty.
+  void forward(sequences_view s, std::span<T> logps, std::span<T> mean_logps, std::span<T> normalizers) const {
+    std::fill(logps.begin(), logps.end(), T(0));
+    std::fill(mean_logps.begin(), mean_logps.end(), T(0));
+    for_each_target(s, [&](std::size_t t, std::size_t context) {
+      std::span<T const> const logits = row(context);
+      T const normalizer = log_sum_of_exponentials(logits);
+      logps[t] = logits[static_cast<std::size_t>(s.tokens[t])] - normalizer;
+      if (!normalizers.empty()) normalizers[t] = normalizer;
+      if (!mean_logps.empty()) {
+        double sum = 0.0;
+        for (T const logit : logits) sum += static_cast<double>(logit - normalizer);
+        mean_logps[t] = static_cast<T>(sum / static_cast<double>(logits.size()));
+      }
+    });
+  }
+
+  static T log_sum_of_exponentials(std::span<T const> logits) {
+    T const top = *std::max_element(logits.begin(), logits.end());
+    double sum = 0.0;
+    for (T const logit : logits) sum += std::exp(static_cast<double>(logit - top));
+    return top + static_cast<T>(std::log(sum));
+  }
+
+  template <class Ask>
+  void accumulate(sequences_view s, bool smoothed, Ask&& ask) {
+    std::size_t const tokens = s.total_tokens();
+    check(s, tokens);
+    logps_.resize(tokens);
+    normalizers_.resize(tokens);
+    slopes_.assign(tokens, T(0));
+    mean_logps_.resize(smoothed ? tokens : 0);
+    mean_slopes_.assign(smoothed ? tokens : 0, T(0));
+    forward(s, logps_, mean_logps_, normalizers_);
+    ask();
+    // d logp[target] / d logits[v] = 1[v = target] - p[v];  d mean_logp / d logits[v] = 1/V - p[v]
+    for_each_target(s, [&](std::size_t t, std::size_t context) {
+      std::span<T const> const logits = row(context);
+      std::span<T> const gradient =
+          std::span<T>(gradient_).subspan(context * options_.vocabulary, options_.vocabulary);
+      T const mean_slope = smoothed ? mean_slopes_[t] : T(0);
+      if (slopes_[t] == T(0) && mean_slope == T(0)) return;
+      T const both = slopes_[t] + mean_slope;
+      T const share = mean_slope / static_cast<T>(options_.vocabulary);
+      for (std::size_t v = 0; v < logits.size(); ++v)
+        gradient[v] += share - both * std::exp(logits[v] - normalizers_[t]);
+      gradient[static_cast<std::size_t>(s.tokens[t])] += slopes_[t];
+    });
+  }
+
+  tabular_options options_;
+  std::vector<T> logits_;
+  std::vector<T> gradient_;
+  std::vector<T> logps_, mean_logps_, normalizers_, slopes_, mean_slopes_;
+  token_sampler sampler_;
+};
+
+}  // namespace attune
