@@ -35,6 +35,6 @@ TEST_CASE("decoder options: every field out of range is named with its value") {
   refuses([](auto& o) { o.kv_heads = 3; }, "expected decoder_options.kv_heads divides heads, got 3");
   refuses([](auto& o) { o.hidden = 0; }, "expected decoder_options.hidden >= 1, got 0");
   refuses([](auto& o) { o.window = 1; }, "expected decoder_options.window >= 2, got 1");
-  refuses([](auto& o) { o.rope_theta = 0.0; }, "expected decoder_options.rope_theta > 0, got 0.000000");
-  refuses([](auto& o) { o.norm_epsilon = -1.0; }, "expected decoder_options.norm_epsilon > 0, got -1.000000");
+  refuses([](auto& o) { o.rope_theta = 0.0; }, "expected decoder_options.rope_theta > 0, got 0");
+  refuses([](auto& o) { o.norm_epsilon = -1.0; }, "expected decoder_options.norm_epsilon > 0, got -1");
 }

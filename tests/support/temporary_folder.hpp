@@ -30,9 +30,11 @@ class temporary_folder {
   std::string const& path() const noexcept { return path_; }
   std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
 
-  /// Writes a file and gives its path.
+  /// Writes a file and gives its path. A file of that name is removed first: some file systems take milliseconds to
+  /// write over one.
   std::string file(std::string_view name, std::string_view content) const {
     std::string const path = *this / name;
+    std::filesystem::remove(path);
     std::ofstream(path, std::ios::binary) << content;
     return path;
   }

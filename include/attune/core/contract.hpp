@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -34,12 +36,21 @@ inline void expects(bool holds, char const* condition) {
 }
 
 /// The same with the offending value: expects(beta > 0, "dpo_options.beta > 0", beta) says
-/// "expected dpo_options.beta > 0, got -1.000000".
+/// "expected dpo_options.beta > 0, got -1". Floating-point values are given with nine digits.
 template <class Number>
   requires std::is_arithmetic_v<Number>
 void expects(bool holds, char const* condition, Number value) {
-  if (!holds) [[unlikely]]
-    throw contract_violation(std::string("expected ") + condition + ", got " + std::to_string(value));
+  if (holds) [[likely]]
+    return;
+  std::string text;
+  if constexpr (std::is_floating_point_v<Number>) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));
+    text = digits;
+  } else {
+    text = std::to_string(value);
+  }
+  throw contract_violation(std::string("expected ") + condition + ", got " + text);
 }
 
 }  // namespace attune

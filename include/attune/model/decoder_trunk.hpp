@@ -14,6 +14,7 @@
 #include <attune/core/parallel.hpp>
 #include <attune/core/sequences.hpp>
 #include <attune/model/causal_attention.hpp>
+#include <attune/model/decoder_activations.hpp>
 #include <attune/model/decoder_options.hpp>
 #include <attune/model/decoder_weights.hpp>
 #include <attune/model/rms_norm.hpp>
@@ -31,8 +32,6 @@
 /// layers * (4 dim + 2 kv_dim + 2 hidden + heads + 2) scalars. Buffers are reused; nothing is allocated in a steady
 /// state but Eigen's packing buffers.
 namespace attune {
-
-enum class activations { discard, keep };
 
 template <class T>
 class decoder_trunk {
@@ -66,7 +65,7 @@ class decoder_trunk {
   decoder_options const& options() const noexcept { return options_; }
   std::size_t head_dim() const noexcept { return options_.dim / options_.heads; }
   std::size_t kv_dim() const noexcept { return head_dim() * options_.kv_heads; }
-  std::size_t qkv_width() const noexcept { return options_.dim + 2 * kv_dim(); }
+  std::size_t qkv_width() const noexcept { return attune::qkv_width(options_); }
   thread_pool* pool() const noexcept { return pool_.get(); }
   std::shared_ptr<thread_pool> shared_pool() const noexcept { return pool_; }
   rope_table<T> const& rope() const noexcept { return rope_; }
@@ -87,7 +86,9 @@ class decoder_trunk {
       if (s.length(b) > options_.window)
         throw contract_violation("sequence " + std::to_string(b) + ": expected at most window = " +
                                  std::to_string(options_.window) + " tokens, got " + std::to_string(s.length(b)));
-    buffers& w = prepare(s, how);
+    if (!work_) work_ = std::make_unique<buffers>();
+    buffers& w = *work_;
+    w.prepare(s, options_, how, pool_ ? pool_->threads() : 1);
     std::size_t const dim = options_.dim;
     for (std::size_t t = 0; t < w.tokens; ++t) {
       T const* const row = store_.value(weights_.embedding).row(static_cast<std::size_t>(s.tokens[t]));
@@ -120,14 +121,14 @@ class decoder_trunk {
     buffers& w = *work_;
     std::size_t const dim = options_.dim;
     store_.parameters();  // makes the gradients, before threads look at them
-    w.prepare_backward(options_, qkv_width());
+    w.prepare_backward(options_);
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
       auto const dx = as_matrix(w.dx_out.data() + first * dim, rows, dim);
       std::fill_n(dx.data, rows * dim, T(0));
       std::size_t const real = std::min(rows, w.tokens > first ? w.tokens - first : 0);
       rms_norm_adjoint<T>(as_matrix<T const>(w.x_final.data() + first * dim, real, dim), store_.value(weights_.norm).data,
                           w.final_scale.data() + first, d_hidden.middle_rows(first, real), dx.middle_rows(0, real),
-                          w.gain_partial(first / row_block, dim));
+                          w.gain_partial(first, dim));
     });
     w.reduce_gain(store_.gradient(weights_.norm).data, dim);
     for (std::size_t l = options_.layers; l-- > 0;) backward_layer(w, s, l);
@@ -155,50 +156,10 @@ class decoder_trunk {
   }
 
  private:
-  static constexpr std::size_t row_block = 128;  // rows of one task; a multiple of gemm_row_multiple
+  using buffers = decoder_activations<T>;
+
+  static constexpr std::size_t row_block = buffers::row_block;
   static constexpr std::size_t weight_block = 64;
-
-  struct layer_buffers {
-    aligned_buffer<T> x;           // (T, dim) input of the layer
-    aligned_buffer<T> qkv;         // (T, qkv_width) after rotation
-    aligned_buffer<T> normalizer;  // (T, heads)
-    aligned_buffer<T> attended;    // (T, dim)
-    aligned_buffer<T> x_mid;       // (T, dim) after attention
-    aligned_buffer<T> gate_up;     // (T, 2 hidden)
-    aligned_buffer<T> scale1, scale2;
-  };
-
-  struct buffers {
-    std::size_t tokens = 0;
-    std::size_t rows = 0;  // tokens padded to gemm_row_multiple
-    std::vector<layer_buffers> layers;
-    aligned_buffer<T> x_final, hidden, final_scale;
-    aligned_buffer<T> n1, n2, h;                                            // (T, dim) (T, dim) (T, hidden)
-    aligned_buffer<T> dx_out, dx_mid, dx_in, d_normed, d_attended, d_qkv, d_gate_up, d_h;  // backward
-    aligned_buffer<T> gain_partials, attention;
-    std::vector<std::uint32_t> position;  // (rows) of each row in its sequence; 0 in padding
-    std::size_t gain_blocks = 0;
-
-    void prepare_backward(decoder_options const& o, std::size_t qkv) {
-      for (aligned_buffer<T>* b : {&dx_out, &dx_mid, &dx_in, &d_normed, &d_attended}) b->resize(rows * o.dim);
-      d_qkv.resize(rows * qkv);
-      std::fill(d_qkv.data() + tokens * qkv, d_qkv.data() + rows * qkv, T(0));
-      d_gate_up.resize(rows * 2 * o.hidden);
-      d_h.resize(rows * o.hidden);
-      gain_blocks = (rows + row_block - 1) / row_block;
-      gain_partials.resize(gain_blocks * o.dim);
-      std::fill_n(gain_partials.data(), gain_blocks * o.dim, T(0));
-    }
-    T* gain_partial(std::size_t block, std::size_t dim) noexcept { return gain_partials.data() + block * dim; }
-    // Adds the blocks' partial gain gradients in order, and clears them for the next norm.
-    void reduce_gain(T* gradient, std::size_t dim) noexcept {
-      for (std::size_t block = 0; block < gain_blocks; ++block)
-        for (std::size_t i = 0; i < dim; ++i) {
-          gradient[i] += gain_partials[block * dim + i];
-          gain_partials[block * dim + i] = T(0);
-        }
-    }
-  };
 
   template <class F>
   void for_row_blocks(buffers const& w, F&& f) const {
@@ -206,44 +167,6 @@ class decoder_trunk {
       std::size_t const first = task * row_block;
       f(first, std::min(row_block, w.rows - first));
     });
-  }
-
-  buffers& prepare(sequences_view s, activations how) const {
-    if (!work_) work_ = std::make_unique<buffers>();
-    buffers& w = *work_;
-    decoder_options const& o = options_;
-    w.tokens = s.total_tokens();
-    w.rows = padded_rows(w.tokens);
-    if (w.layers.size() < (how == activations::keep ? o.layers : 1))
-      w.layers.resize(how == activations::keep ? o.layers : 1);
-    for (std::size_t l = 0; l < (how == activations::keep ? o.layers : 1); ++l) {
-      layer_buffers& b = w.layers[l];
-      b.x.resize(w.rows * o.dim);
-      b.qkv.resize(w.rows * qkv_width());
-      b.normalizer.resize(w.rows * o.heads);
-      b.attended.resize(w.rows * o.dim);
-      b.x_mid.resize(w.rows * o.dim);
-      b.gate_up.resize(w.rows * 2 * o.hidden);
-      b.scale1.resize(w.rows);
-      b.scale2.resize(w.rows);
-      // Padding rows hold zeros and stay so: the norm of zero is zero.
-      std::fill(b.x.data() + w.tokens * o.dim, b.x.data() + w.rows * o.dim, T(0));
-      std::fill(b.attended.data() + w.tokens * o.dim, b.attended.data() + w.rows * o.dim, T(0));
-    }
-    if (how == activations::keep) w.x_final.resize(w.rows * o.dim);
-    w.hidden.resize(w.rows * o.dim);
-    w.final_scale.resize(w.rows);
-    w.n1.resize(w.rows * o.dim);
-    w.n2.resize(w.rows * o.dim);
-    w.h.resize(w.rows * o.hidden);
-    w.position.assign(w.rows, 0);
-    std::size_t longest = 1;
-    for (std::size_t b = 0; b < s.size(); ++b) {
-      longest = std::max(longest, s.length(b));
-      for (std::size_t i = 0; i < s.length(b); ++i) w.position[s.offsets[b] + i] = static_cast<std::uint32_t>(i);
-    }
-    w.attention.resize(attention_scratch(longest) * (pool_ ? pool_->threads() : 1));
-    return w;
   }
 
   double attention_flops(sequences_view s) const noexcept {
@@ -269,12 +192,11 @@ class decoder_trunk {
 
   void forward_layer(buffers& w, sequences_view s, std::size_t l, activations how) const {
     bool const keep = how == activations::keep;
-    layer_buffers& b = w.layers[keep ? l : 0];
+    layer_activations<T>& b = w.layers[keep ? l : 0];
     T* const next = !keep ? b.x.data() : l + 1 < options_.layers ? w.layers[l + 1].x.data() : w.x_final.data();
     auto const& p = weights_.layers[l];
     std::size_t const dim = options_.dim, hidden = options_.hidden, width = qkv_width();
     T const epsilon = static_cast<T>(options_.norm_epsilon);
-    std::vector<std::uint32_t> const& position = w.position;
 
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
       auto const n1 = as_matrix(w.n1.data() + first * dim, rows, dim);
@@ -283,12 +205,11 @@ class decoder_trunk {
                   b.scale1.data() + first);
       gemm_nt<T>(n1, store_.value(p.wqkv), qkv);
       for (std::size_t r = 0; r < rows; ++r)
-        rope_.rotate(qkv.row(r), options_.heads + options_.kv_heads, position[first + r]);
+        rope_.rotate(qkv.row(r), options_.heads + options_.kv_heads, w.position[first + r]);
     });
 
     matrix_view<T const> const qkv = as_matrix<T const>(b.qkv.data(), w.tokens, width);
     std::size_t const group_width = dim / options_.kv_heads;
-    std::size_t const scratch = w.attention.size() / (pool_ ? pool_->threads() : 1);
     run(s.size() * options_.kv_heads, [&](std::size_t task, std::size_t worker) {
       std::size_t const sequence = task / options_.kv_heads, g = task % options_.kv_heads;
       std::size_t const first = s.offsets[sequence];
@@ -297,7 +218,7 @@ class decoder_trunk {
           group_of(qkv, s, sequence, g),
           columns(as_matrix(b.attended.data() + first * dim, s.length(sequence), dim), g * group_width, group_width),
           b.normalizer.data() + first * options_.heads + g * (options_.heads / options_.kv_heads), options_.heads,
-          w.attention.data() + worker * scratch);
+          w.attention_of(worker));
     });
 
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
@@ -316,11 +237,10 @@ class decoder_trunk {
   }
 
   void backward_layer(buffers& w, sequences_view s, std::size_t l) {
-    layer_buffers& b = w.layers[l];
+    layer_activations<T>& b = w.layers[l];
     auto const& p = weights_.layers[l];
     std::size_t const dim = options_.dim, hidden = options_.hidden, width = qkv_width();
     T const epsilon = static_cast<T>(options_.norm_epsilon);
-    std::vector<std::uint32_t> const& position = w.position;
     decoder_trunk const& self = *this;  // weights are read through the constant view
 
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
@@ -330,7 +250,7 @@ class decoder_trunk {
       gemm_nn<T>(at(w.d_gate_up, 2 * hidden), self.store_.value(p.w13), at(w.d_normed, dim));
       std::copy_n(w.dx_out.data() + first * dim, rows * dim, w.dx_mid.data() + first * dim);
       rms_norm_adjoint<T>(at(b.x_mid, dim), self.store_.value(p.ffn_norm).data, b.scale2.data() + first,
-                          at(w.d_normed, dim), at(w.dx_mid, dim), w.gain_partial(first / row_block, dim));
+                          at(w.d_normed, dim), at(w.dx_mid, dim), w.gain_partial(first, dim));
       rms_norm<T>(at(b.x_mid, dim), self.store_.value(p.ffn_norm).data, epsilon, at(w.n2, dim), b.scale2.data() + first);
       gemm_nn<T>(at(w.dx_mid, dim), self.store_.value(p.wo), at(w.d_attended, dim));
     });
@@ -338,7 +258,6 @@ class decoder_trunk {
 
     matrix_view<T const> const qkv = as_matrix<T const>(b.qkv.data(), w.tokens, width);
     std::size_t const group = options_.heads / options_.kv_heads, group_width = dim / options_.kv_heads;
-    std::size_t const scratch = w.attention.size() / (pool_ ? pool_->threads() : 1);
     run(s.size() * options_.kv_heads, [&](std::size_t task, std::size_t worker) {
       std::size_t const sequence = task / options_.kv_heads, g = task % options_.kv_heads;
       std::size_t const first = s.offsets[sequence], length = s.length(sequence);
@@ -352,18 +271,18 @@ class decoder_trunk {
                                   columns(d_rows, g * group_width, group_width),
                                   columns(d_rows, dim + g * head_dim(), head_dim()),
                                   columns(d_rows, dim + kv_dim() + g * head_dim(), head_dim()),
-                                  w.attention.data() + worker * scratch);
+                                  w.attention_of(worker));
     });
 
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
       auto const at = [&](aligned_buffer<T>& m, std::size_t cols) { return as_matrix(m.data() + first * cols, rows, cols); };
       auto const d_qkv = at(w.d_qkv, width);
       for (std::size_t r = 0; r < rows; ++r)
-        rope_.rotate_back(d_qkv.row(r), options_.heads + options_.kv_heads, position[first + r]);
+        rope_.rotate_back(d_qkv.row(r), options_.heads + options_.kv_heads, w.position[first + r]);
       gemm_nn<T>(d_qkv, self.store_.value(p.wqkv), at(w.d_normed, dim));
       std::copy_n(w.dx_mid.data() + first * dim, rows * dim, w.dx_in.data() + first * dim);
       rms_norm_adjoint<T>(at(b.x, dim), self.store_.value(p.attention_norm).data, b.scale1.data() + first,
-                          at(w.d_normed, dim), at(w.dx_in, dim), w.gain_partial(first / row_block, dim));
+                          at(w.d_normed, dim), at(w.dx_in, dim), w.gain_partial(first, dim));
       rms_norm<T>(at(b.x, dim), self.store_.value(p.attention_norm).data, epsilon, at(w.n1, dim), b.scale1.data() + first);
     });
     w.reduce_gain(store_.gradient(p.attention_norm).data, dim);

@@ -146,28 +146,35 @@ class tabular_policy {
       }
   }
 
+  // log p[v] = (logits[v] - top) - log_sum; kept apart, since their sum would round large logits away.
+  struct normalizer {
+    T top;
+    T log_sum;
+    T log_prob(T logit) const noexcept { return (logit - top) - log_sum; }
+  };
+
   // mean_logps and normalizers may be empty.
-  void forward(sequences_view s, std::span<T> logps, std::span<T> mean_logps, std::span<T> normalizers) const {
+  void forward(sequences_view s, std::span<T> logps, std::span<T> mean_logps, std::span<normalizer> normalizers) const {
     std::fill(logps.begin(), logps.end(), T(0));
     std::fill(mean_logps.begin(), mean_logps.end(), T(0));
     for_each_target(s, [&](std::size_t t, std::size_t context) {
       std::span<T const> const logits = row(context);
-      T const normalizer = log_sum_of_exponentials(logits);
-      logps[t] = logits[static_cast<std::size_t>(s.tokens[t])] - normalizer;
-      if (!normalizers.empty()) normalizers[t] = normalizer;
+      normalizer const n = normalize(logits);
+      logps[t] = n.log_prob(logits[static_cast<std::size_t>(s.tokens[t])]);
+      if (!normalizers.empty()) normalizers[t] = n;
       if (!mean_logps.empty()) {
         double sum = 0.0;
-        for (T const logit : logits) sum += static_cast<double>(logit - normalizer);
+        for (T const logit : logits) sum += static_cast<double>(n.log_prob(logit));
         mean_logps[t] = static_cast<T>(sum / static_cast<double>(logits.size()));
       }
     });
   }
 
-  static T log_sum_of_exponentials(std::span<T const> logits) {
+  static normalizer normalize(std::span<T const> logits) {
     T const top = *std::max_element(logits.begin(), logits.end());
     double sum = 0.0;
     for (T const logit : logits) sum += std::exp(static_cast<double>(logit - top));
-    return top + static_cast<T>(std::log(sum));
+    return {top, static_cast<T>(std::log(sum))};
   }
 
   template <class Ask>
@@ -191,7 +198,7 @@ class tabular_policy {
       T const both = slopes_[t] + mean_slope;
       T const share = mean_slope / static_cast<T>(options_.vocabulary);
       for (std::size_t v = 0; v < logits.size(); ++v)
-        gradient[v] += share - both * std::exp(logits[v] - normalizers_[t]);
+        gradient[v] += share - both * std::exp(normalizers_[t].log_prob(logits[v]));
       gradient[static_cast<std::size_t>(s.tokens[t])] += slopes_[t];
     });
   }
@@ -199,7 +206,8 @@ class tabular_policy {
   tabular_options options_;
   std::vector<T> logits_;
   std::vector<T> gradient_;
-  std::vector<T> logps_, mean_logps_, normalizers_, slopes_, mean_slopes_;
+  std::vector<T> logps_, mean_logps_, slopes_, mean_slopes_;
+  std::vector<normalizer> normalizers_;
   token_sampler sampler_;
 };
 

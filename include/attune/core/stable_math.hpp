@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include <attune/core/host_device.hpp>
+
+/// Functions of one number that the textbook formula would overflow or cancel in. Total: finite for every finite input
+/// unless said otherwise; NaN in gives NaN out.
+///
+/// T is float or double, or any number that carries a derivative along: a dual number (testing/dual_number.hpp), or
+/// std::complex with a tiny imaginary part. Branches look at the real part alone, and both sides of a branch are the
+/// same analytic function, so the derivative is right on either side and at the seam.
+namespace attune {
+
+/// What branches compare: x itself, or x.real() where x is more than one number.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE constexpr auto real_part(T const& x) noexcept {
+  if constexpr (requires { x.real(); })
+    return x.real();
+  else
+    return x;
+}
+
+/// log(1 + x), accurate for small x; also for complex numbers, which std::log1p leaves out.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T log_one_plus(T x) noexcept {
+  using std::log1p;
+  if constexpr (requires { log1p(x); }) {
+    return log1p(x);
+  } else {
+    using std::atan2;
+    auto const a = x.real();
+    auto const b = x.imag();
+    return T(log1p(a * (2 + a) + b * b) / 2, atan2(b, 1 + a));
+  }
+}
+
+/// 1 / (1 + e^-x).
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T sigmoid(T x) noexcept {
+  using std::exp;
+  if (real_part(x) > 0) return T(1) / (T(1) + exp(-x));
+  T const e = exp(x);
+  return e / (T(1) + e);
+}
+
+/// log(1 + e^x).
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T softplus(T x) noexcept {
+  using std::exp;
+  return real_part(x) > 0 ? x + log_one_plus(exp(-x)) : log_one_plus(exp(x));
+}
+
+/// log(sigmoid(x)); never computed as the log of a sigmoid, which is log(0) below x = -745.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T log_sigmoid(T x) noexcept {
+  return -softplus(-x);
+}
+
+/// log(1 - e^x) for x <= 0: the log-probability of "not", from that of "yes". -inf at 0, NaN above. Maechler 2012,
+/// "Accurately computing log(1 - exp(-|a|))", eq. 7: expm1 next to 0, log1p further down. Real and dual numbers.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T log1mexp(T x) noexcept {
+  using std::exp;
+  using std::expm1;
+  using std::log;
+  if (real_part(x) > -0.6931471805599453) return log(-expm1(x));
+  return log_one_plus(-exp(x));
+}
+
+/// log(e^a + e^b); -inf is log(0), so two of them give -inf.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T log_add_exp(T a, T b) noexcept {
+  auto const ra = real_part(a);
+  if (ra == real_part(b) && ra - ra != 0) return a;  // infinities of one sign, whose difference is NaN
+  return real_part(a) > real_part(b) ? a + softplus(b - a) : b + softplus(a - b);
+}
+
+/// A variable, because device code may read it without a compiler flag and may not call numeric_limits.
+template <class T>
+inline constexpr T largest_finite = std::numeric_limits<T>::max();
+
+/// x as a To; the largest finite To of its sign where x lies beyond it. NaN stays NaN.
+template <class To, class From>
+[[nodiscard]] ATTUNE_HOST_DEVICE To saturate_cast(From x) noexcept {
+  constexpr auto largest = largest_finite<decltype(real_part(To()))>;
+  if (real_part(x) > largest) return To(largest);
+  if (real_part(x) < -largest) return To(-largest);
+  return To(x);
+}
+
+}  // namespace attune

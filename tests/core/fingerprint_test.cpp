@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#include <attune/core/fingerprint.hpp>
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+using namespace attune;
+
+namespace {
+
+struct pair {
+  std::vector<token_id> prompt, chosen, rejected;
+  double margin = 0.0;
+};
+
+struct demo {
+  std::vector<token_id> prompt, completion;
+};
+
+std::vector<pair> const pairs{{{1, 2}, {3}, {4, 5}, 0.0}, {{6}, {7}, {8}, 0.5}};
+
+}  // namespace
+
+TEST_CASE("fingerprint: equal data give equal fingerprints") {
+  std::vector<pair> const copy = pairs;
+  CHECK(fingerprint(pairs) == fingerprint(copy));
+}
+
+TEST_CASE("fingerprint: every id, boundary, margin, row and their order count") {
+  std::uint64_t const original = fingerprint(pairs);
+  auto const differs = [&](auto change) {
+    std::vector<pair> other = pairs;
+    change(other);
+    return fingerprint(other) != original;
+  };
+  CHECK(differs([](auto& p) { p[0].prompt[0] = 9; }));
+  CHECK(differs([](auto& p) { p[0].chosen[0] = 9; }));
+  CHECK(differs([](auto& p) { p[1].rejected[0] = 9; }));
+  CHECK(differs([](auto& p) { p[1].margin = 0.25; }));
+  CHECK(differs([](auto& p) { p.pop_back(); }));
+  CHECK(differs([](auto& p) { std::swap(p[0], p[1]); }));
+  CHECK(differs([](auto& p) {  // the same ids in a row, cut elsewhere
+    p[0].prompt = {1};
+    p[0].chosen = {2, 3};
+  }));
+}
+
+TEST_CASE("fingerprint: demonstrations have one too") {
+  std::vector<demo> const a{{{1}, {2, 3}}};
+  std::vector<demo> const b{{{1, 2}, {3}}};
+  CHECK(fingerprint(a) == fingerprint(std::vector<demo>(a)));
+  CHECK(fingerprint(a) != fingerprint(b));
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+#include <attune/objective/token_objectives.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include <attune/core/random.hpp>
+#include <attune/testing/gradient_check.hpp>
+
+#include "support/allocations.hpp"
+
+using namespace attune;
+
+static_assert(TokenObjective<sft_on_tokens const, float> && !SmoothedTokenObjective<sft_on_tokens, float>);
+static_assert(SmoothedTokenObjective<smoothed_sft_on_tokens const, double> &&
+              !TokenObjective<smoothed_sft_on_tokens, double>);
+static_assert(TokenObjective<dpo_on_tokens, float> && !SmoothedTokenObjective<dpo_on_tokens, float>);
+
+namespace {
+
+// Two pairs.
+struct batch {
+  sequences text;
+  std::vector<double> logps, slopes;
+
+  batch() {
+    std::vector<token_id> const prompt{1, 2}, reply{3, 4, 5};
+    for (std::size_t length : {3u, 1u, 2u, 2u}) text.push_back(prompt, std::span<token_id const>(reply).first(length));
+    random_stream stream(3);
+    for (std::uint8_t const m : text.view().mask) logps.push_back(m != 0 ? -4.0 * stream.uniform() : 0.0);
+    slopes.assign(logps.size(), 0.0);
+  }
+  std::vector<double> sums() const {
+    std::vector<double> result(text.size());
+    sequence_sums<double>(logps, text, result);
+    return result;
+  }
+  template <class Objective>
+  double ask(Objective&& objective) {
+    return objective(text.view(), std::span<double const>(logps), std::span<double>(slopes));
+  }
+  template <class Objective>
+  std::string message_of(Objective&& objective) {
+    try {
+      ask(objective);
+    } catch (contract_violation const& e) {
+      return e.what();
+    }
+    return "no error";
+  }
+};
+
+}  // namespace
+
+TEST_CASE("sft_on_tokens: without totals the batch is the whole step, with them a share of it") {
+  batch b;
+  double const alone = b.ask(sft_on_tokens{});
+  auto const slopes = b.slopes;
+  double const share = b.ask(sft_on_tokens{.totals = {.tokens = 16, .sequences = 4}});
+  CHECK(share == doctest::Approx(alone / 2));
+  for (std::size_t t = 0; t < slopes.size(); ++t) CHECK(b.slopes[t] == slopes[t] / 2);
+  CHECK(slopes[2] == -1.0 / 8);
+}
+
+TEST_CASE("sft_on_tokens: label smoothing, which it cannot see to, is refused and not ignored") {
+  CHECK(batch()
+            .message_of(sft_on_tokens{.options = {.label_smoothing = 0.1}})
+            .starts_with("expected sft_on_tokens: label_smoothing == 0 (smoothed_sft_on_tokens has it), got 0.1"));
+}
+
+TEST_CASE("smoothed_sft_on_tokens: is sft_loss with the means") {
+  batch b;
+  std::vector<double> const means(b.logps.size(), -2.0);
+  std::vector<double> mean_slopes(b.logps.size()), slopes(b.logps.size()), expected(b.logps.size());
+  smoothed_sft_on_tokens const objective{.options = {.label_smoothing = 0.2}};
+  double const loss = objective(b.text.view(), std::span<double const>(b.logps), std::span<double const>(means),
+                                std::span<double>(slopes), std::span<double>(mean_slopes));
+  CHECK(loss == sft_loss<double>({b.logps, means}, b.text, {b.slopes, expected}, {8, 4}, {.label_smoothing = 0.2}));
+  CHECK(slopes == b.slopes);
+  CHECK(mean_slopes == expected);
+}
+
+TEST_CASE("dpo_on_tokens: a policy equal to its reference has loss log 2, and beta / 2 / pairs on every token") {
+  batch b;
+  auto const reference = b.sums();
+  CHECK(b.ask(dpo_on_tokens(reference, {.beta = 0.4})) == doctest::Approx(std::numbers::ln2).epsilon(1e-14));
+  auto const view = b.text.view();
+  for (std::size_t i = 0; i < view.size(); ++i)
+    for (std::size_t t = view.offsets[i]; t < view.offsets[i + 1]; ++t)
+      CHECK(b.slopes[t] == doctest::Approx(view.mask[t] == 0 ? 0.0 : i % 2 == 0 ? -0.1 : 0.1));
+}
+
+TEST_CASE("dpo_on_tokens: every token's slope agrees with a central difference of the loss") {
+  batch b;
+  std::vector<double> const reference{-5.0, -1.0, -3.0, -9.0};
+  dpo_on_tokens objective(reference, {.beta = 0.5, .label_smoothing = 0.1}, 3);
+  b.ask(objective);
+  auto const slopes = b.slopes;
+  auto const report = testing::check_gradient([&] { return b.ask(objective); }, b.logps, slopes);
+  CHECK(report.worst_error <= 1e-8);
+}
+
+TEST_CASE("dpo_on_tokens: takes the next batch's reference, and stops allocating") {
+  batch b;
+  std::vector<double> const first{-5.0, -1.0, -3.0, -9.0}, second{-1.0, -1.0, -1.0, -1.0};
+  dpo_on_tokens objective(first);
+  double const loss = b.ask(objective);
+  std::size_t const before = allocations();
+  objective.set_reference(second);
+  CHECK(b.ask(objective) != loss);
+  objective.set_reference(first);
+  CHECK(b.ask(objective) == loss);
+  CHECK(allocations() == before);
+}
+
+TEST_CASE("dpo_on_tokens: half a pair, a missing reference, an empty completion and NaN are refused by name") {
+  batch b;
+  std::vector<double> const reference{-5.0, -1.0, -3.0, -9.0};
+  CHECK(b.message_of(dpo_on_tokens(std::span(reference).first(3))) ==
+        "expected dpo_on_tokens: one reference log-probability per sequence, got 3");
+  b.logps[2] = std::nan("");
+  CHECK(b.message_of(dpo_on_tokens(reference)) == "expected dpo_loss: chosen[0] finite, got nan");
+  batch odd;
+  std::vector<token_id> const prompt{1};
+  odd.text.push_back(prompt, prompt);
+  odd.logps.resize(odd.logps.size() + 2);
+  odd.slopes.resize(odd.logps.size());
+  CHECK(odd.message_of(dpo_on_tokens(reference)) ==
+        "expected dpo_on_tokens: an even number of sequences, chosen and rejected in turn, got 5");
+  odd.text.push_back(prompt, {});
+  odd.logps.resize(odd.logps.size() + 1);
+  odd.slopes.resize(odd.logps.size());
+  std::vector<double> const six(6, -1.0);
+  CHECK(odd.message_of(dpo_on_tokens(six)) ==
+        "expected dpo_on_tokens: a masked-in token in every sequence; found none in sequence, got 5");
+  CHECK_THROWS_AS(dpo_on_tokens(reference, {.beta = 0.0}), contract_violation);
+}

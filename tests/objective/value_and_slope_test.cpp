@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+#include <attune/objective/value_and_slope.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include <attune/testing/dual_number.hpp>
+#include <attune/testing/gradient_check.hpp>
+
+using namespace attune;
+
+TEST_CASE("negative_log_sigmoid: at 0 it is log 2 with slope -1/2") {
+  auto const at_zero = negative_log_sigmoid(0.0);
+  CHECK(at_zero.value == std::numbers::ln2);
+  CHECK(at_zero.slope == -0.5);
+}
+
+TEST_CASE("negative_log_sigmoid: value and slope are softplus(-z) and -sigmoid(-z) to the last bits, far out too") {
+  using dual = testing::dual_number<double>;
+  for (double z = -800.0; z <= 800.0; z += 0.37) {
+    auto const ours = negative_log_sigmoid(z);
+    CHECK(testing::relative_error(ours.value, softplus(-z)) <= 1e-15);
+    CHECK(testing::relative_error(ours.slope, -sigmoid(-z)) <= 1e-15);
+    CHECK(testing::relative_error(ours.slope, negative_log_sigmoid(dual(z, 1)).value.derivative) <= 1e-13);
+  }
+}
+
+TEST_CASE("negative_log_sigmoid: total, infinities and NaN included") {
+  double const inf = std::numeric_limits<double>::infinity();
+  CHECK(negative_log_sigmoid(inf).value == 0.0);
+  CHECK(negative_log_sigmoid(inf).slope == 0.0);
+  CHECK(negative_log_sigmoid(-inf).value == inf);
+  CHECK(negative_log_sigmoid(-inf).slope == -1.0);
+  CHECK(std::isnan(negative_log_sigmoid(std::nan("")).value));
+  CHECK(std::isnan(negative_log_sigmoid(std::nan("")).slope));
+}
