@@ -72,8 +72,7 @@ TEST_CASE("write_atomically: a disk that takes no more is an error that names th
 
 TEST_CASE("write_atomically: a folder that does not exist is an error that names the path") {
   temporary_folder const folder;
-  std::string const message =
-      message_of<data_error>([&] { write_atomically(folder / "no/a", [](file_writer&) {}); });
+  std::string const message = message_of<data_error>([&] { write_atomically(folder / "no/a", [](file_writer&) {}); });
   CHECK(message == folder / "no/a.partial: cannot open for writing: No such file or directory");
 }
 

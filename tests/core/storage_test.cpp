@@ -13,7 +13,8 @@
 using attune::bf16;
 using attune::f16;
 
-static_assert(std::is_trivially_copyable_v<bf16> && std::is_trivially_default_constructible_v<bf16> && sizeof(bf16) == 2);
+static_assert(std::is_trivially_copyable_v<bf16> && std::is_trivially_default_constructible_v<bf16> &&
+              sizeof(bf16) == 2);
 static_assert(std::is_trivially_copyable_v<f16> && std::is_trivially_default_constructible_v<f16> && sizeof(f16) == 2);
 static_assert(!std::is_convertible_v<float, bf16> && !std::is_convertible_v<float, f16>, "narrowing is written out");
 static_assert(bf16(1.0f).bits == 0x3F80 && float(bf16(1.0f)) == 1.0f, "usable at compile time");
@@ -49,8 +50,9 @@ TEST_CASE_TEMPLATE("storage: values are those of the formats' definitions", S, b
   for (int bits = 0; bits <= largest_finite(S(0.0f)); ++bits) {
     int const exponent = bits >> fraction_bits;
     int const fraction = bits & ((1 << fraction_bits) - 1);
-    double const expected = exponent == 0 ? std::ldexp(fraction, 1 - bias - fraction_bits)
-                                          : std::ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits);
+    double const expected = exponent == 0
+                                ? std::ldexp(fraction, 1 - bias - fraction_bits)
+                                : std::ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits);
     wrong += value(S::from_bits(static_cast<std::uint16_t>(bits))) != expected;
     wrong += value(S::from_bits(static_cast<std::uint16_t>(bits | 0x8000))) != -expected;
   }
@@ -76,8 +78,8 @@ TEST_CASE_TEMPLATE("storage: between neighbours the nearest is taken, and the ev
 
 TEST_CASE_TEMPLATE("storage: half a step above the largest number begins infinity", S, bf16, f16) {
   int const top = largest_finite(S(0.0f));
-  double const step = value(S::from_bits(static_cast<std::uint16_t>(top))) -
-                      value(S::from_bits(static_cast<std::uint16_t>(top - 1)));
+  double const step =
+      value(S::from_bits(static_cast<std::uint16_t>(top))) - value(S::from_bits(static_cast<std::uint16_t>(top - 1)));
   float const bound = static_cast<float>(value(S::from_bits(static_cast<std::uint16_t>(top))) + step / 2);
   CHECK(S(bound).bits == top + 1);
   CHECK(S(-bound).bits == ((top + 1) | 0x8000));
@@ -96,7 +98,8 @@ TEST_CASE_TEMPLATE("storage: NaN stays NaN with its sign, whatever its payload",
     }
 }
 
-TEST_CASE_TEMPLATE("storage: zero keeps its sign, and what is below half the smallest number becomes zero", S, bf16, f16) {
+TEST_CASE_TEMPLATE("storage: zero keeps its sign, and what is below half the smallest number becomes zero", S, bf16,
+                   f16) {
   float const smallest = S::from_bits(1);
   CHECK(S(-0.0f).bits == 0x8000);
   CHECK(S(smallest / 2).bits == 0);

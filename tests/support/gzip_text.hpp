@@ -12,7 +12,8 @@ namespace attune::test {
 /// One gzip member that holds the text.
 inline std::string gzip(std::string_view text) {
   ::z_stream z{};
-  if (::deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) throw std::runtime_error("deflateInit2");
+  if (::deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+    throw std::runtime_error("deflateInit2");
   std::string out(::deflateBound(&z, static_cast<::uLong>(text.size())) + 64, '\0');
   std::string in(text);
   z.next_in = reinterpret_cast<::Bytef*>(in.data());

@@ -24,13 +24,13 @@ enum class report_kind {
 /// What a training loop tells the world. Views live for the call only.
 struct report {
   report_kind kind = report_kind::log;
-  std::string_view stage;       ///< "sft", "reward_model", "dpo"
+  std::string_view stage = {};  ///< "sft", "reward_model", "dpo"
   std::size_t step = 0;         ///< optimiser steps done
   std::size_t total_steps = 0;  ///< of the whole run
   double epoch = 0.0;
   std::size_t tokens = 0;       ///< tokens processed since the run began (this process)
   double seconds = 0.0;         ///< wall-clock since the run began (this process)
-  std::span<metric const> metrics;
+  std::span<metric const> metrics = {};
 };
 
 /// Any callable that takes a report: a terminal line, a JSONL file, a plot. Sinks are called from the training thread,

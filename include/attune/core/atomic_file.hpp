@@ -50,10 +50,9 @@ class file_writer {
 
   /// The object representation of a trivially copyable value (native byte order).
   template <class Value>
-    requires(std::is_trivially_copyable_v<Value> && !std::is_pointer_v<Value> &&
-             !std::is_convertible_v<Value const&, std::string_view> &&
-             !std::is_convertible_v<Value const&, std::span<std::byte const>>)
-  void write_value(Value const& value) {
+  requires(std::is_trivially_copyable_v<Value> && !std::is_pointer_v<Value> &&
+           !std::is_convertible_v<Value const&, std::string_view> &&
+           !std::is_convertible_v<Value const&, std::span<std::byte const>>) void write_value(Value const& value) {
     write(std::as_bytes(std::span(&value, std::size_t{1})));
   }
 
@@ -108,10 +107,10 @@ inline void sync_folder(std::string const& folder) {
 /// Replaces the file at `path` by what `fill` writes, or leaves it exactly as it was.
 ///
 /// The bytes go to "<path>.partial", which is locked against other writers of the same file, forced to the disk and
-/// renamed; then the folder is forced to the disk. A `.partial` file left by a killed process is overwritten by the next
-/// write. If `fill` throws, or the disk is full, the partial file is removed and the exception goes on. A symbolic link
-/// at `path` is replaced, not followed. data_error names path and reason; only "perhaps not durable" means that the
-/// new file is in place.
+/// renamed; then the folder is forced to the disk. A `.partial` file left by a killed process is overwritten by the
+/// next write. If `fill` throws, or the disk is full, the partial file is removed and the exception goes on. A symbolic
+/// link at `path` is replaced, not followed. data_error names path and reason; only "perhaps not durable" means that
+/// the new file is in place.
 inline void write_atomically(std::string const& path, function_ref<void(file_writer&)> fill) {
   std::string const partial = path + ".partial";
   file_descriptor file;

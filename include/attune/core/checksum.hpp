@@ -47,12 +47,13 @@ class checksum64 {
     return *this;
   }
 
-  checksum64& update(std::string_view text) noexcept { return update(std::as_bytes(std::span(text.data(), text.size()))); }
+  checksum64& update(std::string_view text) noexcept {
+    return update(std::as_bytes(std::span(text.data(), text.size())));
+  }
 
   /// The bytes of a number as it lies in memory of a little-endian machine.
   template <class Number>
-    requires(std::is_arithmetic_v<Number> && sizeof(Number) <= 8)
-  checksum64& update_number(Number number) noexcept {
+  requires(std::is_arithmetic_v<Number> && sizeof(Number) <= 8) checksum64& update_number(Number number) noexcept {
     std::array<std::byte, sizeof(Number)> bytes;
     std::memcpy(bytes.data(), &number, sizeof(Number));
     if constexpr (std::endian::native == std::endian::big)

@@ -35,8 +35,8 @@ class random_stream {
   constexpr explicit random_stream(std::uint64_t seed, std::uint64_t stream = 0, std::uint64_t position = 0) noexcept
       : seed_(seed), stream_(stream), position_(position) {}
 
-  static constexpr result_type min() noexcept { return 0; }
-  static constexpr result_type max() noexcept { return ~result_type{0}; }
+  static constexpr result_type(min)() noexcept { return 0; }
+  static constexpr result_type(max)() noexcept { return ~result_type{0}; }
 
   constexpr result_type operator()() noexcept {
     auto const low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };

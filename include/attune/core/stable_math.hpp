@@ -80,7 +80,7 @@ template <class T>
 
 /// A variable, because device code may read it without a compiler flag and may not call numeric_limits.
 template <class T>
-inline constexpr T largest_finite = std::numeric_limits<T>::max();
+inline constexpr T largest_finite = (std::numeric_limits<T>::max)();
 
 /// x as a To; the largest finite To of its sign where x lies beyond it. NaN stays NaN.
 template <class To, class From>

@@ -46,8 +46,8 @@ struct proportion {
   double const centre = (p + z * z / (2.0 * n)) / shrink;
   double const half = z * std::sqrt(p * (1.0 - p) / n + z * z / (4.0 * n * n)) / shrink;
   // At the ends the exact bound is 0 or 1; rounding must not move it.
-  return {hits, trials, p, hits == 0 ? 0.0 : std::max(0.0, centre - half),
-          hits == trials ? 1.0 : std::min(1.0, centre + half)};
+  return {hits, trials, p, hits == 0 ? 0.0 : (std::max)(0.0, centre - half),
+          hits == trials ? 1.0 : (std::min)(1.0, centre + half)};
 }
 
 }  // namespace attune
