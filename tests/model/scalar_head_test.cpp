@@ -27,7 +27,7 @@ N plain_score(test::plain_decoder<N> const& plain, sequences_view s, std::size_t
   double count = 0;
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (s.sequence_mask(b)[i]) sum += dot(i), count += 1;
-  return sum / N(count);
+  return pooling == score_pooling::mean ? sum / N(count) : sum / N(std::sqrt(count));
 }
 
 }  // namespace
@@ -35,8 +35,10 @@ N plain_score(test::plain_decoder<N> const& plain, sequences_view s, std::size_t
 TEST_CASE("scalar head: scores and every parameter's gradient are those of a plain pass and the complex step") {
   sequences const owned = test::random_sequences({6, 3, 68, 12}, 11, 8);
   sequences_view const s = owned;
-  for (score_pooling const pooling : {score_pooling::last, score_pooling::mean}) {
+  for (score_pooling const pooling : {score_pooling::last, score_pooling::mean, score_pooling::root_sum}) {
     scalar_head<double> model(options, 5, nullptr, pooling);
+    random_stream random(6);  // pooled heads start at zero, where the trunk would get no gradient
+    for (double& w : model.parameters().back().value) w = random.normal();
     std::vector<double> const slopes{0.7, -1.3, 0.2, 2.0};
     std::vector<double> scores(4);
     model.accumulate_score_gradient(s, [&](std::span<double const> seen, std::span<double> out) {
@@ -60,6 +62,16 @@ TEST_CASE("scalar head: scores and every parameter's gradient are those of a pla
         worst = std::max(worst, std::abs(p.gradient[j] - expected) / std::max(std::abs(expected), 1e-3 * largest));
       }
     CHECK(worst < 1e-10);
+  }
+}
+
+TEST_CASE("scalar head: one that pools starts indifferent, one that reads the last token does not") {
+  sequences const s = test::random_sequences({6, 3}, 11, 8);
+  for (score_pooling const pooling : {score_pooling::last, score_pooling::mean, score_pooling::root_sum}) {
+    scalar_head<float> const model(options, 1, nullptr, pooling);
+    std::vector<float> scores(2);
+    model.scores(s, scores);
+    CHECK((scores[0] == 0.0f) == (pooling != score_pooling::last));
   }
 }
 
@@ -97,5 +109,5 @@ TEST_CASE("scalar head: is callable as a reward model, and refuses a sequence it
   sequences prompt_only;
   prompt_only.push_back(std::vector<token_id>{1, 2}, {});
   CHECK_THROWS_WITH_AS(mean.scores(prompt_only, std::span(three).first(1)),
-                       "scalar_head: sequence 0 has no masked-in token to average over", contract_violation);
+                       "scalar_head: sequence 0 has no masked-in token to pool", contract_violation);
 }

@@ -41,13 +41,13 @@ class cached_decoding {
     }
     out.clear();
     for (std::size_t first = 0; first < prompts.size(); first += wave_size) {
-      std::size_t const count = std::min(wave_size, prompts.size() - first);
+      std::size_t const count = (std::min)(wave_size, prompts.size() - first);
       read_prompts(trunk, prompts, first, count, options);
       std::size_t const groups = (count + group_size - 1) / group_size;
       workers_.resize(trunk.pool() ? trunk.pool()->threads() : 1);
       trunk.run(groups, [&](std::size_t group, std::size_t worker) {
         std::size_t const from = group * group_size;
-        decode_group(trunk, output, prompts, first, from, std::min(group_size, count - from), options, workers_[worker]);
+        decode_group(trunk, output, prompts, first, from, (std::min)(group_size, count - from), options, workers_[worker]);
       });
       std::size_t steps = 0;
       for (std::size_t i = 0; i < count; ++i) {
@@ -82,11 +82,11 @@ class cached_decoding {
     completions_.resize(wave_size);
     for (std::size_t i = 0; i < count; ++i) {
       wave_.push_back(prompts.sequence(first + i), {});
-      longest = std::max(longest, prompts.length(first + i));
+      longest = (std::max)(longest, prompts.length(first + i));
       completions_[i].clear();
     }
     kv_dim_ = trunk.kv_dim();
-    capacity_ = std::min(o.window, longest + options.max_new_tokens);
+    capacity_ = (std::min)(o.window, longest + options.max_new_tokens);
     cache_.resize(o.layers * wave_size * capacity_ * 2 * kv_dim_);
     last_hidden_.resize(wave_size * o.dim);
     sequences_view const s = wave_;
@@ -189,7 +189,7 @@ class cached_decoding {
         T score = 0;
         for (std::size_t c = 0; c < dim; ++c) score += query[c] * k[c];
         scores[p] = score * scale;
-        maximum = std::max(maximum, scores[p]);
+        maximum = (std::max)(maximum, scores[p]);
       }
       for (std::size_t p = 0; p < seen; ++p) scores[p] -= maximum;
       vector_exp(scores, seen);

@@ -54,7 +54,7 @@ T softmax_of_prefix(T* row, std::size_t seen, std::size_t keys, T scale) noexcep
   std::fill_n(lane, width, row[0]);
   for (std::size_t j = 0; j < whole; j += width)
     for (std::size_t i = 0; i < width; ++i) lane[i] = row[j + i] > lane[i] ? row[j + i] : lane[i];
-  for (std::size_t j = whole; j < seen; ++j) lane[j - whole] = std::max(lane[j - whole], row[j]);
+  for (std::size_t j = whole; j < seen; ++j) lane[j - whole] = (std::max)(lane[j - whole], row[j]);
   T const maximum = *std::max_element(lane, lane + width);
 
   for (std::size_t j = 0; j < seen; ++j) row[j] = (row[j] - maximum) * scale;
@@ -79,7 +79,7 @@ void causal_attention(attention_group<T> in, matrix_view<T> out, T* log_normaliz
   T const scale = T(1) / std::sqrt(static_cast<T>(dim));
   for (std::size_t h = 0; h < in.heads; ++h)
     for (std::size_t first = 0; first < length; first += attention_block) {
-      std::size_t const rows = std::min(attention_block, length - first);
+      std::size_t const rows = (std::min)(attention_block, length - first);
       std::size_t const keys = first + rows;
       matrix_view<T> const p{scratch, rows, keys, row_stride};
       gemm_nt<T>(columns(in.q.middle_rows(first, rows), h * dim, dim), in.k.middle_rows(0, keys), p);
@@ -104,7 +104,7 @@ void causal_attention_adjoint(attention_group<T> in, matrix_view<T const> out, m
   }
   for (std::size_t h = 0; h < in.heads; ++h)
     for (std::size_t first = 0; first < length; first += attention_block) {
-      std::size_t const rows = std::min(attention_block, length - first);
+      std::size_t const rows = (std::min)(attention_block, length - first);
       std::size_t const keys = first + rows;
       matrix_view<T> const p{scratch, rows, keys, row_stride};
       matrix_view<T> const ds{scratch + attention_block * row_stride, rows, keys, row_stride};

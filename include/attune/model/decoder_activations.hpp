@@ -78,7 +78,7 @@ struct decoder_activations {
     position.assign(rows, 0);
     std::size_t longest = 1;
     for (std::size_t b = 0; b < s.size(); ++b) {
-      longest = std::max(longest, s.length(b));
+      longest = (std::max)(longest, s.length(b));
       for (std::size_t i = 0; i < s.length(b); ++i) position[s.offsets[b] + i] = static_cast<std::uint32_t>(i);
     }
     scratch_ = attention_scratch(longest);

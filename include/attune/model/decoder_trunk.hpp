@@ -125,7 +125,7 @@ class decoder_trunk {
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
       auto const dx = as_matrix(w.dx_out.data() + first * dim, rows, dim);
       std::fill_n(dx.data, rows * dim, T(0));
-      std::size_t const real = std::min(rows, w.tokens > first ? w.tokens - first : 0);
+      std::size_t const real = (std::min)(rows, w.tokens > first ? w.tokens - first : 0);
       rms_norm_adjoint<T>(as_matrix<T const>(w.x_final.data() + first * dim, real, dim), store_.value(weights_.norm).data,
                           w.final_scale.data() + first, d_hidden.middle_rows(first, real), dx.middle_rows(0, real),
                           w.gain_partial(first, dim));
@@ -136,7 +136,7 @@ class decoder_trunk {
     std::size_t constexpr slice = 64;
     run((dim + slice - 1) / slice, [&](std::size_t task, std::size_t) {
       std::size_t const first = task * slice;
-      std::size_t const count = std::min(slice, dim - first);
+      std::size_t const count = (std::min)(slice, dim - first);
       for (std::size_t t = 0; t < w.tokens; ++t) {
         T* const into = embedding.row(static_cast<std::size_t>(s.tokens[t])) + first;
         T const* const from = w.dx_out.data() + t * dim + first;
@@ -165,7 +165,7 @@ class decoder_trunk {
   void for_row_blocks(buffers const& w, F&& f) const {
     run((w.rows + row_block - 1) / row_block, [&](std::size_t task, std::size_t) {
       std::size_t const first = task * row_block;
-      f(first, std::min(row_block, w.rows - first));
+      f(first, (std::min)(row_block, w.rows - first));
     });
   }
 
@@ -306,7 +306,7 @@ class decoder_trunk {
           task -= blocks;
           continue;
         }
-        std::size_t const first = task * weight_block, count = std::min(weight_block, t.gradient.rows - first);
+        std::size_t const first = task * weight_block, count = (std::min)(weight_block, t.gradient.rows - first);
         gemm_tn<T>(columns(as_matrix<T const>(t.out, w.rows, t.gradient.rows), first, count),
                    as_matrix<T const>(t.in, w.rows, t.gradient.cols), t.gradient.middle_rows(first, count), product::add);
         return;

@@ -18,8 +18,10 @@ namespace attune {
 
 /// Which hidden states a sequence's score is read from; always by length, never by a token's value.
 enum class score_pooling {
-  last,  ///< the last token (Ouyang et al. 2022, section 3.5)
-  mean,  ///< the mean over the masked-in tokens: a score per token, averaged
+  last,      ///< the last token (Ouyang et al. 2022, section 3.5)
+  mean,      ///< a score per masked-in token, averaged
+  root_sum,  ///< the same, summed and divided by the root of their number: between the sum, which the longest response
+             ///< dominates, and the mean, which forgets how much evidence it averaged
 };
 
 /// A reward model: a decoder's trunk and one output, score = w . h, without a bias (Bradley-Terry cannot see one).
@@ -29,7 +31,9 @@ class scalar_head {
  public:
   using scalar = T;
 
-  /// Starts from the language model's trunk; w is normal with deviation 1 / sqrt(dim + 1) (Huang et al. 2024, detail 3).
+  /// Starts from the language model's trunk. For the last token w is normal with deviation 1 / sqrt(dim + 1) (Huang et
+  /// al. 2024, detail 3); where tokens are pooled it is zero, because random projections of many tokens that resemble
+  /// each other add up to a strong opinion about nothing.
   explicit scalar_head(decoder<T> const& initial, std::uint64_t seed = 0, score_pooling pooling = score_pooling::last)
       : scalar_head(initial.options(), seed, initial.trunk().shared_pool(), pooling) {
     // Same layout, and the trunk's tensors come first.
@@ -47,8 +51,8 @@ class scalar_head {
       : trunk_(options, seed, std::move(pool), typename decoder_trunk<T>::head_tensor{"score.weight", 1, false}),
         pooling_(pooling) {
     random_stream random(seed, ~std::uint64_t{0});
-    for (T& w : trunk_.store().parameters().back().value)
-      w = static_cast<T>(random.normal() / std::sqrt(static_cast<double>(options.dim + 1)));
+    double const deviation = pooling == score_pooling::last ? 1.0 / std::sqrt(static_cast<double>(options.dim + 1)) : 0.0;
+    for (T& w : trunk_.store().parameters().back().value) w = static_cast<T>(deviation * random.normal());
   }
 
   scalar_head(scalar_head const& other) : trunk_(other.trunk_), pooling_(other.pooling_) {}
@@ -62,7 +66,7 @@ class scalar_head {
   std::vector<parameter<T>> const& parameters() { return trunk_.store().parameters(); }
   double flops() const noexcept { return trunk_.flops(); }
 
-  /// out (B). A sequence without a token to read (length 0, or mean pooling and an empty mask) is a contract_violation.
+  /// out (B). A sequence without a token to read (length 0, or pooling and an empty mask) is a contract_violation.
   void scores(sequences_view s, std::span<T> out) const {
     expects(out.size() == s.size(), "scalar_head::scores: out.size() == sequences", out.size());
     read(trunk_.forward(s, activations::discard), s, out);
@@ -99,7 +103,7 @@ class scalar_head {
   }
 
  private:
-  /// Calls f(t, weight) for the tokens whose hidden states make up the score of sequence b; weights sum to 1.
+  /// Calls f(t, weight) for the tokens whose hidden states make up the score of sequence b.
   template <class F>
   void for_read_tokens(sequences_view s, std::size_t b, F&& f) const {
     if (pooling_ == score_pooling::last) {
@@ -108,9 +112,10 @@ class scalar_head {
     }
     std::size_t const count = completion_tokens(s.sequence_mask(b));
     if (count == 0)
-      throw contract_violation("scalar_head: sequence " + std::to_string(b) + " has no masked-in token to average over");
+      throw contract_violation("scalar_head: sequence " + std::to_string(b) + " has no masked-in token to pool");
+    T const weight = pooling_ == score_pooling::mean ? T(1) / static_cast<T>(count) : T(1) / std::sqrt(static_cast<T>(count));
     for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
-      if (s.mask[t]) f(t, T(1) / static_cast<T>(count));
+      if (s.mask[t]) f(t, weight);
   }
 
   void read(matrix_view<T const> hidden, sequences_view s, std::span<T> out) const {

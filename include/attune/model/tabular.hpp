@@ -28,7 +28,7 @@ struct tabular_options {
 
 inline void validate(tabular_options const& o) {
   expects(o.vocabulary >= 1, "tabular_options.vocabulary >= 1", o.vocabulary);
-  expects(o.vocabulary <= static_cast<std::size_t>(std::numeric_limits<token_id>::max()),
+  expects(o.vocabulary <= static_cast<std::size_t>((std::numeric_limits<token_id>::max)()),
           "tabular_options.vocabulary within token_id", o.vocabulary);
   expects(o.order >= 1, "tabular_options.order >= 1", o.order);
 }
@@ -54,7 +54,7 @@ class tabular_policy {
     std::size_t contexts = 0;
     std::size_t of_length = 1;  // V^length
     for (std::size_t length = 1; length <= options_.order; ++length) {
-      expects(of_length <= std::numeric_limits<std::size_t>::max() / (v * v * 16),
+      expects(of_length <= (std::numeric_limits<std::size_t>::max)() / (v * v * 16),
               "tabular_options: vocabulary^(order + 1) parameters that fit in memory", options_.order);
       of_length *= v;
       contexts += of_length;
@@ -69,7 +69,7 @@ class tabular_policy {
 
   /// Which row scores the token after `before`. Expects before to be non-empty and inside the vocabulary.
   std::size_t context(std::span<token_id const> before) const noexcept {
-    std::size_t const length = std::min(before.size(), options_.order);
+    std::size_t const length = (std::min)(before.size(), options_.order);
     std::size_t first_row = 0;  // rows of shorter contexts lie first
     std::size_t of_length = options_.vocabulary;
     for (std::size_t shorter = 1; shorter < length; ++shorter) {

@@ -14,10 +14,10 @@
 namespace attune::testing {
 
 /// |a - b| / max(|a|, |b|, floor): relative error, absolute below `floor`. NaN if either is NaN.
-[[nodiscard]] inline double relative_error(double a, double b, double floor = std::numeric_limits<double>::min()) {
+[[nodiscard]] inline double relative_error(double a, double b, double floor = (std::numeric_limits<double>::min)()) {
   double const difference = std::abs(a - b);
   if (!(difference > 0.0)) return difference;
-  return difference / std::max({std::abs(a), std::abs(b), floor});
+  return difference / (std::max)({std::abs(a), std::abs(b), floor});
 }
 
 /// df/dx by two central differences and one step of Richardson extrapolation; error O(step^4) plus rounding, about
@@ -33,7 +33,7 @@ template <class F>
     x = keep;
     return (up - down) / (2.0 * h);
   };
-  double const h = step * std::max(1.0, std::abs(keep));
+  double const h = step * (std::max)(1.0, std::abs(keep));
   return (4.0 * slope(h / 2.0) - slope(h)) / 3.0;
 }
 

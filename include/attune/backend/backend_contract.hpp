@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include <attune/concepts/backend.hpp>
+#include <attune/core/contract.hpp>
+#include <attune/core/view.hpp>
+
+/// What every backend in host memory refuses at its boundary, O(rows), before it writes anything. Each function throws
+/// contract_violation.
+namespace attune {
+
+template <class T>
+void expects_matrix(matrix_view<T> m) {
+  expects(m.rows == 0 || m.row_stride >= m.cols, "backend: row_stride >= cols", m.row_stride);
+  expects(m.rows == 0 || m.cols == 0 || m.data != nullptr, "backend: a matrix with elements has memory");
+}
+
+/// Every target is an id below the vocabulary, or no_target.
+inline void expects_targets(std::span<token_id const> targets, std::size_t rows, std::size_t vocabulary) {
+  expects(targets.size() == rows, "backend: one target per row", targets.size());
+  expects(rows == 0 || vocabulary > 0, "backend: a vocabulary of at least one entry");
+  for (std::size_t i = 0; i < rows; ++i)
+    if (targets[i] != no_target && (targets[i] < 0 || static_cast<std::size_t>(targets[i]) >= vocabulary))
+      throw contract_violation("backend: row " + std::to_string(i) + ": expected a target below " +
+                               std::to_string(vocabulary) + " or no_target, got " + std::to_string(targets[i]));
+}
+
+template <class T>
+void expects_outputs(row_logps<T> const& out, std::size_t rows) {
+  expects(out.logps.size() == rows, "row_logps.logps: one per row", out.logps.size());
+  expects(out.log_normalizers.size() == rows, "row_logps.log_normalizers: one per row", out.log_normalizers.size());
+  expects(out.mean_logps.empty() || out.mean_logps.size() == rows, "row_logps.mean_logps: empty, or one per row",
+          out.mean_logps.size());
+}
+
+template <class T>
+void expects_slopes(std::span<T const> log_normalizers, row_slopes<T> const& slopes, std::size_t rows) {
+  expects(log_normalizers.size() == rows, "backend: one log_normalizer per row", log_normalizers.size());
+  expects(slopes.logps.size() == rows, "row_slopes.logps: one per row", slopes.logps.size());
+  expects(slopes.mean_logps.empty() || slopes.mean_logps.size() == rows, "row_slopes.mean_logps: empty, or one per row",
+          slopes.mean_logps.size());
+}
+
+/// Offsets of `segments` segments that cover `total` values in order.
+inline void expects_segments(std::span<std::size_t const> offsets, std::size_t segments, std::size_t total) {
+  expects(offsets.size() == segments + 1 || (offsets.empty() && segments == 0),
+          "backend: offsets.size() == segments + 1", offsets.size());
+  expects(offsets.empty() ? total == 0 : offsets.front() == 0 && offsets.back() == total,
+          "backend: offsets run from 0 to the number of values");
+  for (std::size_t b = 0; b < segments; ++b)
+    expects(offsets[b] <= offsets[b + 1], "backend: offsets in order", offsets[b + 1]);
+}
+
+}  // namespace attune

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <limits>
+#include <span>
+
+#include <Eigen/Core>
+
+#include <attune/backend/backend_contract.hpp>
+#include <attune/backend/eigen_gemm.hpp>
+#include <attune/concepts/backend.hpp>
+#include <attune/core/adamw_update.hpp>
+#include <attune/core/contract.hpp>
+#include <attune/core/parallel.hpp>
+#include <attune/core/view.hpp>
+#include <attune/kernel/softmax_row.hpp>
+
+namespace attune {
+
+/// The operations of concepts/backend.hpp, fast on a CPU: one reading of the logits in each direction, row by row;
+/// matrix products by Eigen; the output matrix in chunks of rows, of which one exists at a time, in the workspace.
+///
+/// Determinism: results are the same bits for any number of threads. What belongs to one row (its log-probabilities,
+/// its gradient in logits or hidden state) is the same bits whatever the other rows are, wherever it stands among them
+/// and however the memory is aligned. dhead is a sum over rows: it is the same bits for the same rows in the same
+/// order, and depends on the chunk by rounding only. Another instruction set rounds differently.
+///
+/// Beyond the concept: outputs of a row without a target are 0; a NaN among a row's log_normalizer and slopes makes the
+/// row's gradient NaN throughout. Throws contract_violation for sizes that disagree or a target outside the vocabulary.
+/// Allocates nothing itself; Eigen's product takes packing buffers of about a level-2 cache.
+template <std::floating_point T>
+class eigen_backend {
+ public:
+  using scalar = T;
+
+  static constexpr std::size_t default_chunk = 256;
+  static constexpr std::size_t largest_chunk = 4096;
+
+  /// pool: where rows and products are spread, null for the calling thread alone; it outlives the backend, and no
+  /// operation may be called from within one of its tasks. chunk: rows of logits that the linear operations hold at a
+  /// time, in [1, largest_chunk]; memory grows with it.
+  explicit eigen_backend(thread_pool* pool = nullptr, std::size_t chunk = default_chunk) : pool_(pool), chunk_(chunk) {
+    expects(chunk >= 1 && chunk <= largest_chunk, "eigen_backend: chunk in [1, largest_chunk]", chunk);
+  }
+
+  void token_logps(matrix_view<T const> logits, std::span<token_id const> targets, row_logps<T> out) const {
+    expects_matrix(logits);
+    expects_targets(targets, logits.rows, logits.cols);
+    expects_outputs(out, logits.rows);
+    each_row(logits.rows, logits.cols,
+             [&](std::size_t i) { forward_row(logits.row(i), logits.cols, targets[i], out, i); });
+  }
+
+  void token_logps_adjoint(matrix_view<T const> logits, std::span<token_id const> targets,
+                           std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<T> dlogits) const {
+    expects_matrix(logits);
+    expects_matrix(dlogits);
+    expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
+            "token_logps_adjoint: dlogits shaped as logits");
+    expects_targets(targets, logits.rows, logits.cols);
+    expects_slopes(log_normalizers, slopes, logits.rows);
+    each_row(logits.rows, logits.cols, [&](std::size_t i) {
+      adjoint_row(logits.row(i), logits.cols, targets[i], log_normalizers[i], slopes, i, dlogits.row(i));
+    });
+  }
+
+  void linear_token_logps(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+                          row_logps<T> out, std::span<T> workspace) const {
+    expects_linear(hidden, head, targets, workspace);
+    expects_outputs(out, hidden.rows);
+    for (std::size_t i = 0; i < hidden.rows; ++i)
+      if (targets[i] == no_target) forward_row(nullptr, head.rows, no_target, out, i);
+    each_chunk(hidden, head, targets, workspace, [&](chunk_of_rows const& chunk) {
+      each_row(chunk.count, head.rows, [&](std::size_t r) {
+        std::size_t const i = chunk.source[r];
+        forward_row(chunk.logits.row(r), head.rows, targets[i], out, i);
+      });
+    });
+  }
+
+  void linear_token_logps_adjoint(matrix_view<T const> hidden, matrix_view<T const> head,
+                                  std::span<token_id const> targets, std::span<T const> log_normalizers,
+                                  row_slopes<T> slopes, matrix_view<T> dhidden, matrix_view<T> dhead,
+                                  std::span<T> workspace) const {
+    expects_linear(hidden, head, targets, workspace);
+    expects_slopes(log_normalizers, slopes, hidden.rows);
+    expects_matrix(dhidden);
+    expects_matrix(dhead);
+    expects(dhidden.rows == hidden.rows && dhidden.cols == hidden.cols,
+            "linear_token_logps_adjoint: dhidden shaped as hidden");
+    expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
+    for (std::size_t i = 0; i < hidden.rows; ++i)
+      if (targets[i] == no_target) std::fill_n(dhidden.row(i), dhidden.cols, T(0));
+    each_chunk(hidden, head, targets, workspace, [&](chunk_of_rows const& chunk) {
+      matrix_view<T> const dlogits = chunk.logits;
+      each_row(dlogits.rows, head.rows, [&](std::size_t r) {
+        std::size_t const i = r < chunk.count ? chunk.source[r] : 0;
+        adjoint_row(dlogits.row(r), head.rows, r < chunk.count ? targets[i] : no_target, log_normalizers[i], slopes, i,
+                    dlogits.row(r));
+      });
+      tasks((dlogits.rows + token_block - 1) / token_block, [&](std::size_t task) {
+        std::size_t const first = task * token_block;
+        std::size_t const rows = (std::min)(token_block, dlogits.rows - first);
+        gemm_nn<T>(dlogits.middle_rows(first, rows), head, chunk.dhidden.middle_rows(first, rows));
+        for (std::size_t r = first; r < (std::min)(first + rows, chunk.count); ++r)
+          std::copy_n(chunk.dhidden.row(r), dhidden.cols, dhidden.row(chunk.source[r]));
+      });
+      each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t count) {
+        gemm_tn<T>({dlogits.data + first, dlogits.rows, count, dlogits.row_stride}, chunk.hidden,
+                   dhead.middle_rows(first, count), product::add);
+      });
+    });
+  }
+
+  std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t width) const noexcept {
+    return padded((std::min)(rows, chunk_), vocabulary, width) * (vocabulary + 2 * width);
+  }
+
+  void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
+    expects_segments(offsets, out.size(), values.size());
+    for (std::size_t b = 0; b < out.size(); ++b) {
+      double sum = 0.0;
+      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) sum += static_cast<double>(values[t]);
+      out[b] = static_cast<T>(sum);
+    }
+  }
+
+  void segment_broadcast(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
+    expects_segments(offsets, values.size(), out.size());
+    for (std::size_t b = 0; b < values.size(); ++b)
+      std::fill_n(out.data() + offsets[b], offsets[b + 1] - offsets[b], values[b]);
+  }
+
+  /// The sum of at most 64 pieces whose bounds depend on the length alone.
+  double squared_norm(std::span<T const> values) const {
+    constexpr std::size_t pieces = 64;
+    constexpr std::size_t least = 4096;
+    std::size_t const piece = ((values.size() + pieces - 1) / pieces + least - 1) / least * least;
+    std::array<double, pieces> sums{};
+    tasks(piece == 0 ? 0 : (values.size() + piece - 1) / piece, [&](std::size_t task) {
+      std::size_t const first = task * piece;
+      sums[task] = squares(values.subspan(first, (std::min)(piece, values.size() - first)));
+    });
+    double sum = 0.0;
+    for (double const s : sums) sum += s;
+    return sum;
+  }
+
+  /// Second moments below the smallest normal number count as 0 in the denominator.
+  void adamw(adamw_update<T> update, std::span<T> value, std::span<T const> gradient, std::span<T> first,
+             std::span<T> second) const {
+    expects(gradient.size() == value.size() && first.size() == value.size() && second.size() == value.size(),
+            "adamw: value, gradient and both moments of one length");
+    constexpr std::size_t piece = 1 << 16;
+    tasks((value.size() + piece - 1) / piece, [&](std::size_t task) {
+      std::size_t const end = (std::min)(value.size(), (task + 1) * piece);
+      std::size_t i = task * piece;
+      for (; i + block_width <= end; i += block_width) step(update, &value[i], &gradient[i], &first[i], &second[i]);
+      if (i == end) return;
+      std::array<T, block_width> v{}, g{}, m{}, s{};  // the end goes through the same arithmetic as the rest
+      std::size_t const count = end - i;
+      std::copy_n(&value[i], count, v.begin());
+      std::copy_n(&gradient[i], count, g.begin());
+      std::copy_n(&first[i], count, m.begin());
+      std::copy_n(&second[i], count, s.begin());
+      step(update, v.data(), g.data(), m.data(), s.data());
+      std::copy_n(v.begin(), count, &value[i]);
+      std::copy_n(m.begin(), count, &first[i]);
+      std::copy_n(s.begin(), count, &second[i]);
+    });
+  }
+
+ private:
+  static constexpr std::size_t block_width = 16;        // of elementwise work: a multiple of every register
+  static constexpr std::size_t vocabulary_block = 192;  // a task of a product; a multiple of Eigen's register blocks
+  static constexpr std::size_t token_block = 128;
+
+  /// Rows that have a target, gathered; `count` of them real, the rest zero.
+  struct chunk_of_rows {
+    std::size_t const* source;  // (count) where the rows came from
+    std::size_t count;
+    matrix_view<T> hidden;   // (padded, D)
+    matrix_view<T> logits;   // (padded, V)
+    matrix_view<T> dhidden;  // (padded, D), not yet written
+  };
+
+  /// Eigen computes a row of a product the same way wherever it stands if the number of rows is a multiple of its
+  /// register block, 4 or 8, and if the product is not so small that another algorithm is taken.
+  static std::size_t padded(std::size_t rows, std::size_t vocabulary, std::size_t width) noexcept {
+    std::size_t const multiple = vocabulary + width < 24 ? token_block : 8;
+    return (rows + multiple - 1) / multiple * multiple;
+  }
+
+  template <class F>
+  void tasks(std::size_t count, F const& f) const {
+    if (pool_ != nullptr)
+      pool_->for_each(count, [&](std::size_t task, std::size_t) { f(task); });
+    else
+      for (std::size_t task = 0; task < count; ++task) f(task);
+  }
+
+  /// Rows in tasks of about 32 K elements, so that waking a thread is worth it.
+  template <class F>
+  void each_row(std::size_t rows, std::size_t cols, F const& f) const {
+    std::size_t const per_task = (std::max<std::size_t>)(1, 32768 / (std::max<std::size_t>)(1, cols));
+    tasks((rows + per_task - 1) / per_task, [&](std::size_t task) {
+      std::size_t const end = (std::min)(rows, (task + 1) * per_task);
+      for (std::size_t i = task * per_task; i < end; ++i) f(i);
+    });
+  }
+
+  /// Blocks of vocabulary_block entries; the last takes what is left over, so that none is smaller.
+  template <class F>
+  void each_vocabulary_block(std::size_t vocabulary, F const& f) const {
+    std::size_t const blocks = (std::max<std::size_t>)(1, vocabulary / vocabulary_block);
+    tasks(blocks, [&](std::size_t block) {
+      std::size_t const first = block * vocabulary_block;
+      f(first, block + 1 == blocks ? vocabulary - first : vocabulary_block);
+    });
+  }
+
+  static void forward_row(T const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
+    bool const with_mean = !out.mean_logps.empty();
+    if (target == no_target) {
+      out.logps[i] = out.log_normalizers[i] = T(0);
+      if (with_mean) out.mean_logps[i] = T(0);
+      return;
+    }
+    softmax_summary const s = summarize_logits(x, count, with_mean);
+    out.logps[i] = static_cast<T>((static_cast<double>(x[target]) - s.maximum) - s.log_sum);
+    out.log_normalizers[i] = static_cast<T>(s.log_normalizer());
+    if (with_mean) out.mean_logps[i] = static_cast<T>((s.mean_logit - s.maximum) - s.log_sum);
+  }
+
+  static void adjoint_row(T const* x, std::size_t count, token_id target, T log_normalizer, row_slopes<T> slopes,
+                          std::size_t i, T* out) noexcept {
+    if (target == no_target) {
+      std::fill_n(out, count, T(0));
+      return;
+    }
+    double const slope = static_cast<double>(slopes.logps[i]);
+    double const mean_slope = slopes.mean_logps.empty() ? 0.0 : static_cast<double>(slopes.mean_logps[i]);
+    double const share = 1.0 / static_cast<double>(count);
+    T const target_logit = x[target];  // out may be x
+    scaled_softmax(x, count, log_normalizer, static_cast<T>(-(slope + mean_slope)), static_cast<T>(mean_slope * share),
+                   out);
+    double const logp = static_cast<double>(target_logit) - static_cast<double>(log_normalizer);
+    if (target_logit == -std::numeric_limits<T>::infinity()) return;
+    // 1 - p of a target that is nearly certain would lose its digits; expm1 keeps them.
+    out[target] = static_cast<T>(slope * -std::expm1(logp) + mean_slope * (share - std::exp(logp)));
+  }
+
+  void expects_linear(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+                      std::span<T> workspace) const {
+    expects_matrix(hidden);
+    expects_matrix(head);
+    expects(hidden.cols == head.cols, "backend: hidden and head of one width", head.cols);
+    expects_targets(targets, hidden.rows, head.rows);
+    expects(workspace.size() >= linear_workspace(hidden.rows, head.rows, head.cols),
+            "backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
+  }
+
+  /// Calls f with one chunk after another: rows gathered, logits computed.
+  template <class F>
+  void each_chunk(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+                  std::span<T> workspace, F const& f) const {
+    std::array<std::size_t, largest_chunk> source;
+    std::size_t next = 0;
+    for (;;) {
+      std::size_t count = 0;
+      for (; next < hidden.rows && count < chunk_; ++next)
+        if (targets[next] != no_target) source[count++] = next;
+      if (count == 0) return;
+      std::size_t const rows = padded(count, head.rows, head.cols);
+      T* const gathered = workspace.data();
+      T* const logits = gathered + rows * head.cols;
+      T* const dhidden = logits + rows * head.rows;
+      chunk_of_rows const chunk{source.data(), count, as_matrix(gathered, rows, head.cols),
+                                as_matrix(logits, rows, head.rows), as_matrix(dhidden, rows, head.cols)};
+      for (std::size_t r = 0; r < rows; ++r) {
+        if (r < count)
+          std::copy_n(hidden.row(source[r]), head.cols, chunk.hidden.row(r));
+        else
+          std::fill_n(chunk.hidden.row(r), head.cols, T(0));
+      }
+      each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t entries) {
+        gemm_nt<T>(chunk.hidden, head.middle_rows(first, entries), {logits + first, rows, entries, head.rows});
+      });
+      f(chunk);
+    }
+  }
+
+  static double squares(std::span<T const> values) noexcept {
+    using doubles = Eigen::Array<double, block_width, 1>;
+    using block = Eigen::Array<T, block_width, 1>;
+    doubles lanes = doubles::Zero();
+    std::size_t i = 0;
+    for (; i + block_width <= values.size(); i += block_width)
+      lanes += Eigen::Map<block const>(values.data() + i).template cast<double>().square();
+    double sum = 0.0;
+    for (double const lane : lanes) sum += lane;
+    for (; i < values.size(); ++i) sum += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+    return sum;
+  }
+
+  /// adamw_update::operator() on block_width elements, in the same order of operations.
+  static void step(adamw_update<T> const& u, T* value, T const* gradient, T* first, T* second) noexcept {
+    using block = Eigen::Array<T, block_width, 1>;
+    Eigen::Map<block> v(value), m(first), s(second);
+    block const g = Eigen::Map<block const>(gradient) * u.gradient_scale;
+    m = u.beta1 * m + (T(1) - u.beta1) * g;
+    s = u.beta2 * s + (T(1) - u.beta2) * g * g;
+    // Eigen's vector root of infinity is NaN; the largest number stands in for it.
+    v = v * u.decay - u.step_size * m / ((s.min)((std::numeric_limits<T>::max)()).sqrt() * u.second_scale + u.epsilon);
+  }
+
+  thread_pool* pool_;
+  std::size_t chunk_;
+};
+
+}  // namespace attune

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <limits>
+#include <span>
+
+#include <attune/backend/backend_contract.hpp>
+#include <attune/concepts/backend.hpp>
+#include <attune/core/adamw_update.hpp>
+#include <attune/core/contract.hpp>
+#include <attune/core/view.hpp>
+
+namespace attune {
+
+/// The operations of concepts/backend.hpp as plain loops: the oracle for every other backend, and readable. All sums
+/// run in double, first to last; what is stored is rounded once. Needs the standard library alone; not made for speed.
+///
+/// Beyond the concept: outputs of a row without a target are 0; a NaN among a row's log_normalizer and slopes makes the
+/// row's gradient NaN throughout. Throws contract_violation for sizes that disagree or a target outside the vocabulary.
+/// Allocates nothing. Every result is a function of the arguments' values alone.
+template <std::floating_point T>
+class reference_backend {
+ public:
+  using scalar = T;
+
+  void token_logps(matrix_view<T const> logits, std::span<token_id const> targets, row_logps<T> out) const {
+    expects_matrix(logits);
+    expects_targets(targets, logits.rows, logits.cols);
+    expects_outputs(out, logits.rows);
+    for (std::size_t i = 0; i < logits.rows; ++i) forward_row(logits.row(i), logits.cols, targets[i], out, i);
+  }
+
+  void token_logps_adjoint(matrix_view<T const> logits, std::span<token_id const> targets,
+                           std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<T> dlogits) const {
+    expects_matrix(logits);
+    expects_matrix(dlogits);
+    expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
+            "token_logps_adjoint: dlogits shaped as logits");
+    expects_targets(targets, logits.rows, logits.cols);
+    expects_slopes(log_normalizers, slopes, logits.rows);
+    for (std::size_t i = 0; i < logits.rows; ++i)
+      for (std::size_t v = 0; v < logits.cols; ++v)
+        dlogits(i, v) = adjoint(logits(i, v), v, logits.cols, targets[i], log_normalizers[i], slopes, i);
+  }
+
+  void linear_token_logps(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+                          row_logps<T> out, std::span<T> workspace) const {
+    expects_linear(hidden, head, targets, workspace);
+    expects_outputs(out, hidden.rows);
+    for (std::size_t i = 0; i < hidden.rows; ++i) {
+      if (targets[i] != no_target)
+        for (std::size_t v = 0; v < head.rows; ++v) workspace[v] = logit(hidden, head, i, v);
+      forward_row(workspace.data(), head.rows, targets[i], out, i);
+    }
+  }
+
+  void linear_token_logps_adjoint(matrix_view<T const> hidden, matrix_view<T const> head,
+                                  std::span<token_id const> targets, std::span<T const> log_normalizers,
+                                  row_slopes<T> slopes, matrix_view<T> dhidden, matrix_view<T> dhead,
+                                  std::span<T> workspace) const {
+    expects_linear(hidden, head, targets, workspace);
+    expects_slopes(log_normalizers, slopes, hidden.rows);
+    expects_matrix(dhidden);
+    expects_matrix(dhead);
+    expects(dhidden.rows == hidden.rows && dhidden.cols == hidden.cols,
+            "linear_token_logps_adjoint: dhidden shaped as hidden");
+    expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
+    auto const dlogit = [&](std::size_t i, std::size_t v) {
+      if (targets[i] == no_target) return T(0);
+      return adjoint(logit(hidden, head, i, v), v, head.rows, targets[i], log_normalizers[i], slopes, i);
+    };
+
+    std::span<T> const row = workspace.first(head.rows);
+    for (std::size_t i = 0; i < hidden.rows; ++i) {
+      for (std::size_t v = 0; v < head.rows; ++v) row[v] = dlogit(i, v);
+      for (std::size_t d = 0; d < hidden.cols; ++d) {
+        double sum = 0.0;
+        if (targets[i] != no_target)
+          for (std::size_t v = 0; v < head.rows; ++v)
+            sum += static_cast<double>(row[v]) * static_cast<double>(head(v, d));
+        dhidden(i, d) = static_cast<T>(sum);
+      }
+    }
+
+    std::span<T> const column = workspace.subspan(head.rows, hidden.rows);
+    for (std::size_t v = 0; v < head.rows; ++v) {
+      for (std::size_t i = 0; i < hidden.rows; ++i) column[i] = dlogit(i, v);
+      for (std::size_t d = 0; d < hidden.cols; ++d) {
+        double sum = 0.0;
+        for (std::size_t i = 0; i < hidden.rows; ++i)
+          if (targets[i] != no_target) sum += static_cast<double>(column[i]) * static_cast<double>(hidden(i, d));
+        dhead(v, d) += static_cast<T>(sum);
+      }
+    }
+  }
+
+  std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t) const noexcept {
+    return rows + vocabulary;
+  }
+
+  void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
+    expects_segments(offsets, out.size(), values.size());
+    for (std::size_t b = 0; b < out.size(); ++b) {
+      double sum = 0.0;
+      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) sum += static_cast<double>(values[t]);
+      out[b] = static_cast<T>(sum);
+    }
+  }
+
+  void segment_broadcast(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
+    expects_segments(offsets, values.size(), out.size());
+    for (std::size_t b = 0; b < values.size(); ++b)
+      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) out[t] = values[b];
+  }
+
+  double squared_norm(std::span<T const> values) const noexcept {
+    double sum = 0.0;
+    for (T const x : values) sum += static_cast<double>(x) * static_cast<double>(x);
+    return sum;
+  }
+
+  void adamw(adamw_update<T> update, std::span<T> value, std::span<T const> gradient, std::span<T> first,
+             std::span<T> second) const {
+    expects(gradient.size() == value.size() && first.size() == value.size() && second.size() == value.size(),
+            "adamw: value, gradient and both moments of one length");
+    for (std::size_t i = 0; i < value.size(); ++i) update(value[i], gradient[i], first[i], second[i]);
+  }
+
+ private:
+  void expects_linear(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+                      std::span<T> workspace) const {
+    expects_matrix(hidden);
+    expects_matrix(head);
+    expects(hidden.cols == head.cols, "backend: hidden and head of one width", head.cols);
+    expects_targets(targets, hidden.rows, head.rows);
+    expects(workspace.size() >= linear_workspace(hidden.rows, head.rows, head.cols),
+            "backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
+  }
+
+  static T logit(matrix_view<T const> hidden, matrix_view<T const> head, std::size_t i, std::size_t v) noexcept {
+    double sum = 0.0;
+    for (std::size_t d = 0; d < hidden.cols; ++d)
+      sum += static_cast<double>(hidden(i, d)) * static_cast<double>(head(v, d));
+    return static_cast<T>(sum);
+  }
+
+  /// log sum over v of exp(x[v]) = m + log sum over v of exp(x[v] - m), m the maximum. With all -inf, with +inf or with
+  /// NaN the difference x[v] - m is NaN somewhere, and so is the result.
+  static void forward_row(T const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
+    if (target == no_target) {
+      out.logps[i] = out.log_normalizers[i] = T(0);
+      if (!out.mean_logps.empty()) out.mean_logps[i] = T(0);
+      return;
+    }
+    double maximum = -std::numeric_limits<double>::infinity();
+    double sum_of_logits = 0.0;
+    for (std::size_t v = 0; v < count; ++v) {
+      double const logit = static_cast<double>(x[v]);
+      if (logit > maximum) maximum = logit;
+      sum_of_logits += logit;
+    }
+    double sum = 0.0;
+    for (std::size_t v = 0; v < count; ++v) sum += std::exp(static_cast<double>(x[v]) - maximum);
+    double const log_sum = std::log(sum);
+    out.logps[i] = static_cast<T>((static_cast<double>(x[target]) - maximum) - log_sum);
+    out.log_normalizers[i] = static_cast<T>(maximum + log_sum);
+    if (!out.mean_logps.empty())
+      out.mean_logps[i] = static_cast<T>((sum_of_logits / static_cast<double>(count) - maximum) - log_sum);
+  }
+
+  /// slope (1[v = target] - p) + mean_slope (1/V - p), and 0 where the logit is -inf.
+  static T adjoint(T logit, std::size_t v, std::size_t count, token_id target, T log_normalizer, row_slopes<T> slopes,
+                   std::size_t i) noexcept {
+    if (target == no_target) return T(0);
+    double const slope = static_cast<double>(slopes.logps[i]);
+    double const mean_slope = slopes.mean_logps.empty() ? 0.0 : static_cast<double>(slopes.mean_logps[i]);
+    double const logp = static_cast<double>(logit) - static_cast<double>(log_normalizer);
+    if (std::isnan(log_normalizer) || std::isnan(slope) || std::isnan(mean_slope))
+      return std::numeric_limits<T>::quiet_NaN();
+    if (logit == -std::numeric_limits<T>::infinity()) return T(0);
+    double const p = std::exp(logp);
+    // 1 - p of a target that is nearly certain would lose its digits; expm1 keeps them.
+    double const from_logp = v == static_cast<std::size_t>(target) ? slope * -std::expm1(logp) : -slope * p;
+    return static_cast<T>(from_logp + mean_slope * (1.0 / static_cast<double>(count) - p));
+  }
+};
+
+}  // namespace attune

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+/// Vectors of the machine through the extension that g++ and clang share. Arithmetic on them reads like arithmetic on
+/// numbers and does not hang on whether a loop happens to be vectorised.
+namespace attune {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t register_bytes = 64;
+#elif defined(__AVX__)
+inline constexpr std::size_t register_bytes = 32;
+#else
+inline constexpr std::size_t register_bytes = 16;
+#endif
+
+/// One register of T, and exp of it lane by lane: no table, no branch, no call. exp(-inf) is exactly 0, NaN stays NaN.
+///
+///   float   <= 2 ulp on [-87.3365, 88.37]; exactly 0 below, infinity above
+///   double  <= 2 ulp on [-708.39, 709.43]; exactly 0 below, infinity above
+///
+/// Subnormal results are flushed to 0: a probability below 1e-38 is none.
+///
+/// Method: x = n ln2 + r with n integer, |r| <= ln2 / 2 (Cody & Waite 1980: ln2 in two parts, the first short enough
+/// for n * ln2 to be exact); exp(r) by a polynomial that interpolates at Chebyshev nodes; 2^n made from the bits of the
+/// number that rounded n: a large constant whose last bit counts ones, and that carries the exponent's bias.
+template <class T, std::size_t Bytes = register_bytes>
+struct lanes;
+
+template <std::size_t Bytes>
+struct lanes<float, Bytes> {
+  typedef float values __attribute__((vector_size(Bytes)));
+  typedef float values_in_memory __attribute__((vector_size(Bytes), aligned(alignof(float)), may_alias));
+  typedef std::int32_t integers __attribute__((vector_size(Bytes)));
+
+  static values exp(values x) noexcept {
+    constexpr float rounder = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias
+    values const top = values{} + 88.5f;
+    values const y = x > top ? top : x;
+    values const shifted = y * 1.44269504088896341f + rounder;
+    values const n = shifted - rounder;
+    values const r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    values p = r * 0.0013926184037700295f + 0.008363178931176662f;
+    p = p * r + 0.041666556149721146f;
+    p = p * r + 0.16666576266288757f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    values const scale = (values)((integers)shifted << 23);
+    return (values)((integers)(p * scale) & ~(integers)(x < -87.3365f));
+  }
+};
+
+template <std::size_t Bytes>
+struct lanes<double, Bytes> {
+  typedef double values __attribute__((vector_size(Bytes)));
+  typedef double values_in_memory __attribute__((vector_size(Bytes), aligned(alignof(double)), may_alias));
+  typedef std::int64_t integers __attribute__((vector_size(Bytes)));
+
+  static values exp(values x) noexcept {
+    constexpr double rounder = 6755399441055744.0 + 1023.0;  // 1.5 * 2^52 + bias
+    values const top = values{} + 709.7;
+    values const y = x > top ? top : x;
+    values const shifted = y * 1.44269504088896340736 + rounder;
+    values const n = shifted - rounder;
+    values const r = (y - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+    values p = r * 2.0914686968086876e-09 + 2.5105217004720745e-08;
+    p = p * r + 2.75572736431103e-07;
+    p = p * r + 2.7557255400206422e-06;
+    p = p * r + 2.4801587325547743e-05;
+    p = p * r + 0.00019841269874820627;
+    p = p * r + 0.0013888888888883748;
+    p = p * r + 0.008333333333326136;
+    p = p * r + 0.041666666666666664;
+    p = p * r + 0.16666666666666666;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    values const scale = (values)((integers)shifted << 52);
+    return (values)((integers)(p * scale) & ~(integers)(x < -708.39));
+  }
+};
+
+/// 64 bytes of T (16 floats, 8 doubles) in as many registers as that takes, so that the order of a sum over lanes is
+/// the same on every instruction set.
+template <class T>
+struct lane_group {
+  static constexpr std::size_t size = 64 / sizeof(T);
+  static constexpr std::size_t registers = 64 / register_bytes;
+  static constexpr std::size_t per_register = register_bytes / sizeof(T);
+
+  typename lanes<T>::values part[registers];
+
+  static lane_group filled(T value) noexcept {
+    lane_group g;
+    for (auto& p : g.part) p = typename lanes<T>::values{} + value;
+    return g;
+  }
+
+  /// x may have any alignment.
+  static lane_group load(T const* x) noexcept {
+    lane_group g;
+    for (std::size_t r = 0; r < registers; ++r)
+      g.part[r] = *reinterpret_cast<typename lanes<T>::values_in_memory const*>(x + r * per_register);
+    return g;
+  }
+
+  /// The first count < size elements of x, the rest filled.
+  static lane_group load(T const* x, std::size_t count, T filler) noexcept {
+    T all[size];
+    for (std::size_t j = 0; j < size; ++j) all[j] = filler;
+    for (std::size_t j = 0; j < count; ++j) all[j] = x[j];
+    return load(all);
+  }
+
+  void store(T* x) const noexcept {
+    for (std::size_t r = 0; r < registers; ++r)
+      *reinterpret_cast<typename lanes<T>::values_in_memory*>(x + r * per_register) = part[r];
+  }
+
+  void store(T* x, std::size_t count) const noexcept {
+    T all[size];
+    store(all);
+    for (std::size_t j = 0; j < count; ++j) x[j] = all[j];
+  }
+
+  /// The sum of all lanes, first to last.
+  double total() const noexcept {
+    T all[size];
+    store(all);
+    double sum = 0.0;
+    for (T const x : all) sum += static_cast<double>(x);
+    return sum;
+  }
+};
+
+}  // namespace attune

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+#include <attune/kernel/lanes.hpp>
+
+/// One row of logits on a CPU: its normaliser, and the gradient of a log-probability in it. The row comes from memory
+/// once in each direction, in blocks that stay in the first-level cache; nothing beside the row is written.
+///
+/// Determinism: element v always lands in the same lane of the same block, and the last few elements go through the
+/// same arithmetic as all others. Results are a function of the values alone, never of the pointer's alignment or of
+/// what lies around the row.
+namespace attune {
+
+/// Elements per block; a multiple of every lane_group's size.
+inline constexpr std::size_t softmax_block = 1024;
+
+/// What one reading tells of a row. In double: only what is stored gets rounded.
+struct softmax_summary {
+  double maximum;     ///< the largest logit; -inf where all are
+  double log_sum;     ///< log sum over v of exp(logits[v] - maximum); NaN where the row has no distribution
+  double mean_logit;  ///< 1/V sum over v of logits[v], where asked for
+
+  double log_normalizer() const noexcept { return maximum + log_sum; }
+};
+
+/// Reads count >= 1 logits. NaN or +inf among them, or nothing but -inf, makes log_sum NaN.
+template <class T>
+[[nodiscard]] softmax_summary summarize_logits(T const* logits, std::size_t count, bool with_mean) noexcept {
+  using group = lane_group<T>;
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  T maximum = lowest;
+  double sum = 0.0;
+  double plain_sum = 0.0;
+  for (std::size_t first = 0; first < count; first += softmax_block) {
+    T const* const x = logits + first;
+    std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
+    std::size_t const rest = length % group::size;
+    std::size_t const whole = length - rest;
+
+    group const tail = group::load(x + whole, rest, lowest);
+    group highest = tail;
+    for (std::size_t v = 0; v < whole; v += group::size) {
+      group const g = group::load(x + v);
+      for (std::size_t r = 0; r < group::registers; ++r)
+        highest.part[r] = g.part[r] > highest.part[r] ? g.part[r] : highest.part[r];
+    }
+    T all[group::size];
+    highest.store(all);
+    T block_maximum = maximum;
+    for (T const candidate : all) block_maximum = candidate > block_maximum ? candidate : block_maximum;
+
+    if (block_maximum > maximum) {
+      if (maximum > lowest) sum *= std::exp(static_cast<double>(maximum) - static_cast<double>(block_maximum));
+      maximum = block_maximum;
+    }
+    T const shift = maximum > lowest ? maximum : T(0);  // so that -inf does not meet -inf before the first number
+    group sums = group::filled(T(0));
+    auto const add_exp = [&](group const& g) {
+      for (std::size_t r = 0; r < group::registers; ++r) sums.part[r] += lanes<T>::exp(g.part[r] - shift);
+    };
+    for (std::size_t v = 0; v < whole; v += group::size) add_exp(group::load(x + v));
+    add_exp(tail);
+    sum += sums.total();
+
+    if (with_mean) {
+      group plain = group::load(x + whole, rest, T(0));
+      for (std::size_t v = 0; v < whole; v += group::size) {
+        group const g = group::load(x + v);
+        for (std::size_t r = 0; r < group::registers; ++r) plain.part[r] += g.part[r];
+      }
+      plain_sum += plain.total();
+    }
+  }
+  double const log_sum = maximum > lowest ? std::log(sum) : std::numeric_limits<double>::quiet_NaN();
+  return {static_cast<double>(maximum), log_sum, plain_sum / static_cast<double>(count)};
+}
+
+/// out[v] = factor * exp(logits[v] - log_normalizer) + offset, and exactly 0 where logits[v] is -inf. A NaN among the
+/// numbers passed makes the whole row NaN. out may be logits itself.
+template <class T>
+void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T factor, T offset, T* out) noexcept {
+  using group = lane_group<T>;
+  using integers = typename lanes<T>::integers;
+  using values = typename lanes<T>::values;
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  if (log_normalizer != log_normalizer || factor != factor || offset != offset) {
+    for (std::size_t v = 0; v < count; ++v) out[v] = std::numeric_limits<T>::quiet_NaN();
+    return;
+  }
+  auto const transform = [=](group g) {
+    for (std::size_t r = 0; r < group::registers; ++r) {
+      values const x = g.part[r];
+      values const d = lanes<T>::exp(x - log_normalizer) * factor + offset;
+      g.part[r] = (values)((integers)d & ~(integers)(x == lowest));
+    }
+    return g;
+  };
+  std::size_t const rest = count % group::size;
+  std::size_t const whole = count - rest;
+  for (std::size_t v = 0; v < whole; v += group::size) transform(group::load(logits + v)).store(out + v);
+  if (rest > 0) transform(group::load(logits + whole, rest, lowest)).store(out + whole, rest);
+}
+
+}  // namespace attune

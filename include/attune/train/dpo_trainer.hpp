@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <attune/concepts/dataset.hpp>
+#include <attune/concepts/policy.hpp>
+#include <attune/core/model_fingerprint.hpp>
+#include <attune/objective/dpo.hpp>
+#include <attune/objective/sequence_sums.hpp>
+#include <attune/train/loop.hpp>
+#include <attune/train/reference_cache.hpp>
+
+namespace attune {
+
+struct dpo_trainer_options {
+  loop_options loop = {.learning_rate = 1e-6};  ///< TRL's learning rate for language models
+  dpo_options dpo = {};
+  /// Refuse to start unless policy and reference agree on the first step, where the loss must be ln 2. false: the
+  /// reference is another model on purpose.
+  bool require_reference_equals_policy = true;
+};
+
+/// What DPO can take its reference log-probabilities from: a model, or numbers computed before.
+template <class R>
+concept PairReference = ReferencePolicy<R> || std::same_as<R, reference_cache>;
+
+/// DPO as a stage of the training loop.
+///
+/// Metrics, over the pairs since the last report, in TRL's definitions: rewards/chosen and rewards/rejected (means of
+/// beta * log-ratio), rewards/accuracies (share with chosen strictly above rejected: 0 at the first step, where all are
+/// equal), rewards/margins, logps/chosen and logps/rejected (means of log pi of whole responses). That logps/chosen
+/// falls while the margin grows is DPO's known habit, not a defect of the run.
+template <Policy P, PairReference R>
+class dpo_stage {
+ public:
+  using scalar = typename P::scalar;
+  using example = preference_pair;
+  static constexpr std::string_view name = "dpo";
+  static constexpr std::array<std::string_view, 6> metric_names{"rewards/chosen",  "rewards/rejected", "rewards/accuracies",
+                                                                "rewards/margins", "logps/chosen",     "logps/rejected"};
+
+  dpo_stage(P& policy, R const& reference, dpo_options options, bool require_equal)
+      : policy_(policy), reference_(reference), options_(options), require_equal_(require_equal) {
+    validate(options_);
+  }
+
+  /// Binds the reference's numbers to the datasets of a run; a cache that has others throws and names both.
+  template <class Train, class Evaluation>
+  void bind(Train const& train, Evaluation const* evaluation) {
+    if constexpr (std::same_as<R, reference_cache>) {
+      train_sums_ = reference_.sums(fingerprint(rows_as<example, Train>{train}));
+      if (evaluation != nullptr) evaluation_sums_ = reference_.sums(fingerprint(rows_as<example, Evaluation>{*evaluation}));
+    }
+  }
+
+  void begin_step(step_batches const& step, bool first) {
+    pairs_of_step_ = step.examples();
+    check_equal_ = first && require_equal_;
+  }
+
+  batch_outcome accumulate(micro_batch const& batch) {
+    batch_outcome outcome;
+    refer(batch, train_sums_);
+    std::size_t asked = 0;
+    auto const ask = [&](std::span<scalar const> logps, std::span<scalar> slopes) {
+      ++asked;
+      if (!take(batch, logps, outcome)) return;
+      if (check_equal_) expects_equal(batch);
+      measure();
+      outcome.loss = loss(pairs_of_step_);
+      for (std::size_t i = 0; i < chosen_.size(); ++i) {
+        sums_[2 * i] = chosen_[i];
+        sums_[2 * i + 1] = rejected_[i];
+      }
+      broadcast_slopes<scalar>(sums_, batch.sequences, slopes);
+    };
+    policy_.accumulate_gradient(batch.sequences, ask);
+    expects(asked == 1, "the policy to call ask exactly once per accumulate_gradient", asked);
+    return outcome;
+  }
+
+  batch_outcome evaluate(micro_batch const& batch) {
+    batch_outcome outcome;
+    refer(batch, evaluation_sums_);
+    logps_.resize(batch.sequences.total_tokens());
+    std::as_const(policy_).log_probs(batch.sequences, std::span<scalar>(logps_));
+    if (!take(batch, logps_, outcome)) return outcome;
+    measure();
+    outcome.weight = static_cast<double>(batch.examples.size());
+    outcome.loss = loss(batch.examples.size());
+    return outcome;
+  }
+
+  void collect(std::span<metric_sum> sums) noexcept {
+    for (std::size_t i = 0; i < measured_.size(); ++i) sums[i].add(measured_[i]);
+    measured_ = {};
+  }
+
+  void describe(checksum64& sum) const {
+    sum.update_number(options_.beta).update_number(options_.label_smoothing);
+    sum.update_number(static_cast<std::uint64_t>(options_.smoothing));
+    if constexpr (std::same_as<R, reference_cache>) sum.update_number(reference_.model());
+    else if constexpr (requires { reference_.fingerprint(); }) sum.update_number(model_fingerprint(reference_));
+  }
+
+ private:
+  // The reference's sums for the batch.
+  void refer(micro_batch const& batch, std::span<reference_sums const> cached) {
+    std::size_t const pairs = batch.examples.size();
+    ref_chosen_.resize(pairs);
+    ref_rejected_.resize(pairs);
+    if constexpr (std::same_as<R, reference_cache>) {
+      for (std::size_t i = 0; i < pairs; ++i) {
+        ref_chosen_[i] = cached[batch.examples[i]].chosen;
+        ref_rejected_[i] = cached[batch.examples[i]].rejected;
+      }
+    } else {
+      using reference_scalar = typename R::scalar;
+      auto& logps = ref_logps_;
+      logps.resize(batch.sequences.total_tokens());
+      reference_.log_probs(batch.sequences, std::span<reference_scalar>(logps));
+      sums_.resize(2 * pairs);
+      sequence_sums<reference_scalar>(logps, batch.sequences, sums_);
+      for (std::size_t i = 0; i < pairs; ++i) {
+        ref_chosen_[i] = sums_[2 * i];
+        ref_rejected_[i] = sums_[2 * i + 1];
+      }
+    }
+  }
+
+  // The policy's sums for the batch; false if a number of either model is not finite.
+  bool take(micro_batch const& batch, std::span<scalar const> logps, batch_outcome& outcome) {
+    std::size_t const pairs = batch.examples.size();
+    sums_.resize(2 * pairs);
+    chosen_.resize(pairs);
+    rejected_.resize(pairs);
+    sequence_sums<scalar>(logps, batch.sequences, sums_);
+    for (std::size_t i = 0; i < pairs; ++i) {
+      chosen_[i] = sums_[2 * i];
+      rejected_[i] = sums_[2 * i + 1];
+      if (!std::isfinite(chosen_[i] - ref_chosen_[i]) || !std::isfinite(rejected_[i] - ref_rejected_[i])) {
+        outcome.not_finite = batch.examples[i];
+        outcome.loss = std::numeric_limits<double>::quiet_NaN();
+        return false;
+      }
+    }
+    return true;
+  }
+
+  void measure() noexcept {
+    for (std::size_t i = 0; i < chosen_.size(); ++i) {
+      double const better = options_.beta * (chosen_[i] - ref_chosen_[i]);
+      double const worse = options_.beta * (rejected_[i] - ref_rejected_[i]);
+      measured_[0].add(better);
+      measured_[1].add(worse);
+      measured_[2].add(better > worse ? 1.0 : 0.0);
+      measured_[3].add(better - worse);
+      measured_[4].add(chosen_[i]);
+      measured_[5].add(rejected_[i]);
+    }
+  }
+
+  // In double, whatever the policy's scalar. Slopes take the place of the policy's sums.
+  double loss(std::size_t total_pairs) {
+    return dpo_loss<double>(
+        {.chosen = chosen_, .rejected = rejected_, .ref_chosen = ref_chosen_, .ref_rejected = ref_rejected_},
+        {.chosen = chosen_, .rejected = rejected_}, options_, total_pairs);
+  }
+
+  void expects_equal(micro_batch const& batch) const {
+    double rounding = static_cast<double>(std::numeric_limits<scalar>::epsilon());
+    if constexpr (std::same_as<R, reference_cache>) rounding = (std::max)(rounding, reference_.epsilon());
+    else rounding = (std::max)(rounding, static_cast<double>(std::numeric_limits<typename R::scalar>::epsilon()));
+    for (std::size_t i = 0; i < chosen_.size(); ++i) {
+      double const chosen = chosen_[i] - ref_chosen_[i];
+      double const rejected = rejected_[i] - ref_rejected_[i];
+      double const allowed = 256.0 * rounding * (1.0 + std::abs(ref_chosen_[i]) + std::abs(ref_rejected_[i]));
+      if (std::abs(chosen) <= allowed && std::abs(rejected) <= allowed) continue;
+      throw contract_violation(
+          "dpo: the policy differs from the reference before the first step, so the loss does not start at ln 2: pair " +
+          std::to_string(batch.examples[i]) + " has log-ratios " + std::to_string(chosen) + " (chosen) and " +
+          std::to_string(rejected) + " (rejected), expected 0. Is the reference the model that training starts from? "
+          "If it is another one on purpose, set dpo_trainer_options.require_reference_equals_policy = false");
+    }
+  }
+
+  static auto reference_buffer() {
+    if constexpr (ReferencePolicy<R>) return std::vector<typename R::scalar>();
+    else return std::vector<scalar>();
+  }
+
+  P& policy_;
+  R const& reference_;
+  dpo_options options_;
+  bool require_equal_;
+  bool check_equal_ = false;
+  std::size_t pairs_of_step_ = 0;
+  std::span<reference_sums const> train_sums_, evaluation_sums_;
+  std::vector<scalar> logps_;
+  decltype(reference_buffer()) ref_logps_;
+  std::vector<double> sums_, chosen_, rejected_, ref_chosen_, ref_rejected_;
+  std::array<metric_sum, 6> measured_{};
+};
+
+/// Direct preference optimisation of a policy against a reference (door 3). All three are borrowed and must outlive the
+/// trainer.
+///
+///   frozen reference{policy};
+///   dpo_trainer trainer{policy, reference, optimizer, {.loop = {.learning_rate = 1e-4}, .dpo = {.beta = 0.1}}};
+///   training_summary const summary = trainer.fit(pairs, held_out_pairs, sink);
+///
+/// With a reference_cache in the reference's place, one model is in memory.
+template <Policy P, PairReference R, Optimizer<P> O>
+class dpo_trainer {
+ public:
+  dpo_trainer(P& policy, R const& reference, O& optimizer, dpo_trainer_options options = {})
+      : policy_(policy), reference_(reference), optimizer_(optimizer), options_(std::move(options)) {
+    validate(options_.loop);
+    validate(options_.dpo);
+    expects(static_cast<void const*>(&policy) != static_cast<void const*>(&reference),
+            "dpo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
+  }
+  dpo_trainer(P& policy, R const&& reference, O& optimizer, dpo_trainer_options options = {}) = delete;
+
+  template <PreferenceDataset Train>
+  training_summary fit(Train const& train) {
+    return fit(train, [](report const&) {});
+  }
+
+  template <PreferenceDataset Train, ReportSink Sink>
+  training_summary fit(Train const& train, Sink&& sink) {
+    return run(train, static_cast<Train const*>(nullptr), sink);
+  }
+
+  template <PreferenceDataset Train, PreferenceDataset Evaluation>
+  training_summary fit(Train const& train, Evaluation const& evaluation) {
+    return run(train, &evaluation, [](report const&) {});
+  }
+
+  template <PreferenceDataset Train, PreferenceDataset Evaluation, ReportSink Sink>
+  training_summary fit(Train const& train, Evaluation const& evaluation, Sink&& sink) {
+    return run(train, &evaluation, sink);
+  }
+
+ private:
+  template <class Train, class Evaluation, class Sink>
+  training_summary run(Train const& train, Evaluation const* evaluation, Sink&& sink) {
+    dpo_stage<P, R> stage(policy_, reference_, options_.dpo, options_.require_reference_equals_policy);
+    stage.bind(train, evaluation);
+    training_loop loop(stage, policy_, optimizer_, options_.loop);
+    return loop.run(train, evaluation, [&](report const& r) { static_cast<void>(sink(r)); });
+  }
+
+  P& policy_;
+  R const& reference_;
+  O& optimizer_;
+  dpo_trainer_options options_;
+};
+
+template <class P, class R, class O>
+dpo_trainer(P&, R const&, O&, dpo_trainer_options) -> dpo_trainer<P, R, O>;
+
+}  // namespace attune

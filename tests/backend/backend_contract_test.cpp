@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#include <attune/backend/backend_contract.hpp>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+using namespace attune;
+
+TEST_CASE("backend_contract: a matrix has room for its rows, and memory if it has elements") {
+  float x[6] = {};
+  CHECK_NOTHROW(expects_matrix(matrix_view<float>{x, 2, 3, 3}));
+  CHECK_NOTHROW(expects_matrix(matrix_view<float>{nullptr, 0, 3, 3}));
+  CHECK_NOTHROW(expects_matrix(matrix_view<float>{nullptr, 2, 0, 0}));
+  CHECK_THROWS_AS(expects_matrix(matrix_view<float>{x, 2, 3, 2}), contract_violation);
+  CHECK_THROWS_AS(expects_matrix(matrix_view<float>{nullptr, 2, 3, 3}), contract_violation);
+}
+
+TEST_CASE("backend_contract: a target is below the vocabulary or no_target, and the row is named otherwise") {
+  std::vector<token_id> targets{0, no_target, 9};
+  CHECK_NOTHROW(expects_targets(targets, 3, 10));
+  CHECK_NOTHROW(expects_targets({}, 0, 0));
+  CHECK_THROWS_AS(expects_targets(targets, 2, 10), contract_violation);
+  CHECK_THROWS_AS(expects_targets(targets, 3, 0), contract_violation);
+  CHECK_THROWS_WITH(expects_targets(targets, 3, 9), "backend: row 2: expected a target below 9 or no_target, got 9");
+  targets[0] = -2;
+  CHECK_THROWS_WITH(expects_targets(targets, 3, 10), "backend: row 0: expected a target below 10 or no_target, got -2");
+}
+
+TEST_CASE("backend_contract: segments cover the values in order") {
+  std::vector<std::size_t> const good{0, 2, 2, 5}, late{1, 2, 2, 5}, backwards{0, 3, 2, 5};
+  CHECK_NOTHROW(expects_segments(good, 3, 5));
+  CHECK_NOTHROW(expects_segments({}, 0, 0));
+  CHECK_THROWS_AS(expects_segments({}, 0, 1), contract_violation);
+  CHECK_THROWS_AS(expects_segments(good, 2, 5), contract_violation);
+  CHECK_THROWS_AS(expects_segments(good, 3, 6), contract_violation);
+  CHECK_THROWS_AS(expects_segments(late, 3, 5), contract_violation);
+  CHECK_THROWS_AS(expects_segments(backwards, 3, 5), contract_violation);
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#include <attune/concepts/policy.hpp>
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <span>
+#include <vector>
+
+using namespace attune;
+
+namespace {
+
+// The least that satisfies ReferencePolicy: the uniform distribution over two tokens.
+struct reference_archetype {
+  using scalar = double;
+  void log_probs(sequences_view s, std::span<double> logps) const {
+    for (std::size_t t = 0; t < logps.size(); ++t) logps[t] = s.mask[t] != 0 ? -0.6931471805599453 : 0.0;
+  }
+};
+
+// The least that satisfies Policy: no parameter to speak of.
+struct policy_archetype : reference_archetype {
+  void accumulate_gradient(sequences_view s, slopes_of<double> ask) {
+    std::vector<double> logps(s.total_tokens()), slopes(s.total_tokens());
+    log_probs(s, logps);
+    ask(logps, slopes);
+  }
+  std::array<parameter<double>, 0> parameters() { return {}; }
+};
+
+struct smoothed_archetype : policy_archetype {
+  void accumulate_gradient_smoothed(sequences_view, smoothed_slopes_of<double>) {}
+};
+
+// Near misses, each named by its defect.
+struct no_scalar {
+  void log_probs(sequences_view, std::span<double>) const {}
+};
+struct integral_scalar {
+  using scalar = int;
+  void log_probs(sequences_view, std::span<int>) const {}
+};
+struct log_probs_not_const {
+  using scalar = double;
+  void log_probs(sequences_view, std::span<double>) {}
+};
+struct log_probs_of_another_scalar {
+  using scalar = double;
+  void log_probs(sequences_view, std::span<float>) const {}
+};
+struct log_probs_returned {
+  using scalar = double;
+  std::vector<double> log_probs(sequences_view, std::span<double>) const { return {}; }
+};
+struct no_parameters : reference_archetype {
+  void accumulate_gradient(sequences_view, slopes_of<double>) {}
+};
+struct no_gradient : reference_archetype {
+  std::array<parameter<double>, 0> parameters() { return {}; }
+};
+struct gradient_without_ask : policy_archetype {
+  void accumulate_gradient(sequences_view) {}
+};
+struct parameters_of_another_scalar : policy_archetype {
+  std::array<parameter<float>, 1> parameters() { return {}; }
+};
+struct parameters_that_are_no_range : policy_archetype {
+  parameter<double> parameters() { return {}; }
+};
+struct smoothed_without_mean_slopes : policy_archetype {
+  void accumulate_gradient_smoothed(sequences_view, slopes_of<double>) {}
+};
+
+}  // namespace
+
+static_assert(ReferencePolicy<reference_archetype> && !Policy<reference_archetype>);
+static_assert(Policy<policy_archetype> && !SmoothedPolicy<policy_archetype>);
+static_assert(SmoothedPolicy<smoothed_archetype>);
+
+static_assert(!ReferencePolicy<no_scalar>);
+static_assert(!ReferencePolicy<integral_scalar>);
+static_assert(!ReferencePolicy<log_probs_not_const>);
+static_assert(!ReferencePolicy<log_probs_of_another_scalar>);
+static_assert(!ReferencePolicy<log_probs_returned>);
+static_assert(ReferencePolicy<no_parameters> && !Policy<no_parameters>);
+static_assert(ReferencePolicy<no_gradient> && !Policy<no_gradient>);
+static_assert(!Policy<gradient_without_ask>);
+static_assert(!Policy<parameters_of_another_scalar>);
+static_assert(!Policy<parameters_that_are_no_range>);
+static_assert(Policy<smoothed_without_mean_slopes> && !SmoothedPolicy<smoothed_without_mean_slopes>);
+
+TEST_CASE("policy: the archetype answers ask once with log-probabilities of the batch") {
+  sequences s;
+  std::vector<token_id> const prompt{0}, completion{1, 0};
+  s.push_back(prompt, completion);
+  policy_archetype policy;
+  std::size_t asked = 0;
+  policy.accumulate_gradient(s, [&](std::span<double const> logps, std::span<double> slopes) {
+    ++asked;
+    CHECK(logps.size() == 3);
+    CHECK(slopes.size() == 3);
+    CHECK(logps[0] == 0.0);
+    CHECK(logps[1] < 0.0);
+  });
+  CHECK(asked == 1);
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+#include <attune/testing/backend_laws.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <attune/backend/reference.hpp>
+
+using namespace attune;
+
+namespace {
+
+/// Does a correct backend's work and then spoils one thing.
+template <class T>
+struct spoiled : reference_backend<T> {
+  using base = reference_backend<T>;
+  using targets_view = std::span<token_id const>;
+};
+
+struct forgets_the_maximum : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    for (std::size_t i = 0; i < logits.rows; ++i) {
+      if (targets[i] == no_target) continue;
+      float sum = 0;
+      for (std::size_t v = 0; v < logits.cols; ++v) sum += std::exp(logits(i, v));
+      out.log_normalizers[i] = std::log(sum);
+    }
+  }
+};
+
+struct mean_of_logits : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    for (std::size_t i = 0; i < out.mean_logps.size(); ++i)
+      if (targets[i] != no_target) out.mean_logps[i] += out.log_normalizers[i];
+  }
+};
+
+struct adds_to_dlogits : spoiled<float> {
+  void token_logps_adjoint(matrix_view<float const> logits, targets_view targets, std::span<float const> normalizers,
+                           row_slopes<float> slopes, matrix_view<float> dlogits) const {
+    std::vector<float> fresh(logits.rows * logits.cols);
+    base::token_logps_adjoint(logits, targets, normalizers, slopes, as_matrix(fresh.data(), logits.rows, logits.cols));
+    for (std::size_t i = 0; i < logits.rows; ++i)
+      for (std::size_t v = 0; v < logits.cols; ++v) dlogits(i, v) += fresh[i * logits.cols + v];
+  }
+};
+
+struct zeroes_before_it_reads : spoiled<float> {
+  void token_logps_adjoint(matrix_view<float const> logits, targets_view targets, std::span<float const> normalizers,
+                           row_slopes<float> slopes, matrix_view<float> dlogits) const {
+    for (std::size_t i = 0; i < logits.rows; ++i)
+      for (std::size_t v = 0; v < logits.cols; ++v) dlogits(i, v) = 0;
+    base::token_logps_adjoint(logits, targets, normalizers, slopes, dlogits);
+  }
+};
+
+struct fills_the_gaps : spoiled<float> {
+  void token_logps_adjoint(matrix_view<float const> logits, targets_view targets, std::span<float const> normalizers,
+                           row_slopes<float> slopes, matrix_view<float> dlogits) const {
+    base::token_logps_adjoint(logits, targets, normalizers, slopes, dlogits);
+    for (std::size_t i = 0; i + 1 < dlogits.rows; ++i)
+      if (dlogits.row_stride > dlogits.cols) dlogits.row(i)[dlogits.cols] = 0;
+  }
+};
+
+struct leaves_skipped_rows : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    std::vector<float> const keep(out.logps.begin(), out.logps.end());
+    base::token_logps(logits, targets, out);
+    for (std::size_t i = 0; i < logits.rows; ++i)
+      if (targets[i] == no_target) out.logps[i] = keep[i];
+  }
+};
+
+struct masks_by_a_large_number : spoiled<float> {
+  void token_logps_adjoint(matrix_view<float const> logits, targets_view targets, std::span<float const> normalizers,
+                           row_slopes<float> slopes, matrix_view<float> dlogits) const {
+    std::vector<float> fresh(logits.rows * logits.cols);
+    auto const copy = as_matrix(fresh.data(), logits.rows, logits.cols);
+    for (std::size_t i = 0; i < logits.rows; ++i)
+      for (std::size_t v = 0; v < logits.cols; ++v) copy(i, v) = std::max(logits(i, v), -80.0f);
+    base::token_logps_adjoint(copy, targets, normalizers, slopes, dlogits);
+  }
+};
+
+struct skips_bad_rows : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    for (float& x : out.logps)
+      if (std::isnan(x)) x = 0;
+  }
+};
+
+struct remembers : spoiled<float> {
+  int calls = 0;
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) {
+    base::token_logps(logits, targets, out);
+    if (++calls % 2 == 0 && !out.logps.empty()) out.logps[0] = std::nextafter(out.logps[0], 1.0f);
+  }
+};
+
+struct leaks_below_rounding : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    if (logits.rows > 1 && logits.cols > 1) out.logps[0] = std::nextafter(out.logps[0], 1.0f);
+  }
+};
+
+struct drops_the_slope_of_the_mean : spoiled<float> {
+  void linear_token_logps_adjoint(matrix_view<float const> hidden, matrix_view<float const> head, targets_view targets,
+                                  std::span<float const> normalizers, row_slopes<float> slopes,
+                                  matrix_view<float> dhidden, matrix_view<float> dhead, std::span<float> memory) const {
+    base::linear_token_logps_adjoint(hidden, head, targets, normalizers, {slopes.logps, {}}, dhidden, dhead, memory);
+  }
+};
+
+struct overwrites_dhead : spoiled<float> {
+  void linear_token_logps_adjoint(matrix_view<float const> hidden, matrix_view<float const> head, targets_view targets,
+                                  std::span<float const> normalizers, row_slopes<float> slopes,
+                                  matrix_view<float> dhidden, matrix_view<float> dhead, std::span<float> memory) const {
+    for (std::size_t v = 0; v < dhead.rows; ++v)
+      for (std::size_t d = 0; d < dhead.cols; ++d) dhead(v, d) = 0;
+    base::linear_token_logps_adjoint(hidden, head, targets, normalizers, slopes, dhidden, dhead, memory);
+  }
+};
+
+struct scores_the_next_target : spoiled<float> {
+  void linear_token_logps(matrix_view<float const> hidden, matrix_view<float const> head, targets_view targets,
+                          row_logps<float> out, std::span<float> memory) const {
+    std::vector<token_id> next(targets.begin(), targets.end());
+    for (token_id& t : next)
+      if (t != no_target) t = (t + 1) % static_cast<token_id>(head.rows);
+    base::linear_token_logps(hidden, head, next, out, memory);
+  }
+};
+
+struct writes_past_its_workspace : spoiled<float> {
+  std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t) const {
+    return rows + vocabulary - (rows > 0 ? 1 : 0);
+  }
+  void linear_token_logps_adjoint(matrix_view<float const> hidden, matrix_view<float const> head, targets_view targets,
+                                  std::span<float const> normalizers, row_slopes<float> slopes,
+                                  matrix_view<float> dhidden, matrix_view<float> dhead, std::span<float> memory) const {
+    std::vector<float> enough(memory.size() + 1);
+    base::linear_token_logps_adjoint(hidden, head, targets, normalizers, slopes, dhidden, dhead, enough);
+    if (hidden.rows > 0) memory.data()[memory.size()] = 0;
+  }
+  void linear_token_logps(matrix_view<float const> hidden, matrix_view<float const> head, targets_view targets,
+                          row_logps<float> out, std::span<float> memory) const {
+    std::vector<float> enough(memory.size() + 1);
+    base::linear_token_logps(hidden, head, targets, out, enough);
+  }
+};
+
+struct sums_in_float : spoiled<float> {
+  void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out) const {
+    for (std::size_t b = 0; b < out.size(); ++b) {
+      out[b] = 0;
+      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) out[b] += values[t];
+    }
+  }
+};
+
+struct squares_in_float : spoiled<float> {
+  double squared_norm(std::span<float const> values) const {
+    float sum = 0;
+    for (float const x : values) sum += x * x;
+    return static_cast<double>(sum);
+  }
+};
+
+struct adds_epsilon_inside_the_root : spoiled<float> {
+  void adamw(adamw_update<float> u, std::span<float> value, std::span<float const> gradient, std::span<float> first,
+             std::span<float> second) const {
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      float const old = value[i];
+      u(value[i], gradient[i], first[i], second[i]);
+      value[i] = old * u.decay - u.step_size * first[i] / (std::sqrt(second[i] + u.epsilon) * u.second_scale);
+    }
+  }
+};
+
+struct counts_one_for_nothing : spoiled<float> {
+  double squared_norm(std::span<float const> values) const { return values.empty() ? 1.0 : base::squared_norm(values); }
+};
+
+/// Names of the laws broken, in the order in which they were found.
+template <class B>
+std::string broken_laws(testing::backend_law_options options = {}) {
+  B backend;
+  std::string names;
+  for (testing::broken_law const& law : testing::check_backend_laws(backend, options)) {
+    CHECK_FALSE(law.evidence.empty());
+    names += (names.empty() ? "" : ", ") + law.name;
+  }
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("backend laws: the reference backend keeps them all, in float and double") {
+  reference_backend<float> single;
+  reference_backend<double> twice;
+  CHECK_NOTHROW(testing::expect_laws(testing::check_backend_laws(single, {.bitwise_rows = true})));
+  CHECK_NOTHROW(testing::expect_laws(testing::check_backend_laws(twice, {.bitwise_rows = true})));
+}
+
+TEST_CASE("backend laws: each broken backend is caught under the name of its law and of no law it keeps") {
+  CHECK(broken_laws<forgets_the_maximum>() == "large logits, bad rows stay alone");
+  CHECK(broken_laws<mean_of_logits>() == "log-probabilities, large logits");
+  CHECK(broken_laws<adds_to_dlogits>() == "adjoint, in place, no target, large logits, masked vocabulary");
+  CHECK(broken_laws<zeroes_before_it_reads>() == "in place");
+  CHECK(broken_laws<fills_the_gaps>() == "row stride, in place");
+  CHECK(broken_laws<leaves_skipped_rows>() == "no target");
+  CHECK(broken_laws<masks_by_a_large_number>() == "masked vocabulary");
+  CHECK(broken_laws<skips_bad_rows>() == "bad rows stay alone");
+  CHECK(broken_laws<remembers>() == "pure");
+  CHECK(broken_laws<drops_the_slope_of_the_mean>() == "linear adjoint");
+  CHECK(broken_laws<overwrites_dhead>() == "linear adjoint, empty");
+  CHECK(broken_laws<scores_the_next_target>() == "linear");
+  CHECK(broken_laws<writes_past_its_workspace>() == "workspace");
+  CHECK(broken_laws<sums_in_float>() == "segments");
+  CHECK(broken_laws<squares_in_float>() == "squared norm");
+  CHECK(broken_laws<adds_epsilon_inside_the_root>() == "adamw");
+  CHECK(broken_laws<counts_one_for_nothing>() == "empty");
+}
+
+TEST_CASE("backend laws: a leak between rows below rounding is caught where bits are asked for") {
+  CHECK(broken_laws<leaks_below_rounding>({.bitwise_rows = true}) == "local");
+  CHECK(broken_laws<leaks_below_rounding>() == "");
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#include <attune/testing/dataset_laws.hpp>
+
+#include "support/small_world.hpp"
+
+#include <doctest/doctest.h>
+
+#include <limits>
+
+using namespace attune;
+using namespace attune::testing;
+
+TEST_CASE("dataset laws: lists in memory keep them") {
+  expect_laws(check_dataset_laws(test::random_pairs(20, 5, 1)));
+  expect_laws(check_dataset_laws(test::random_demonstrations(20, 5, 1)));
+  expect_laws(check_dataset_laws(test::pair_list{}));
+}
+
+TEST_CASE("dataset laws: an empty prompt or completion and a margin of NaN are named by row") {
+  auto pairs = test::random_pairs(5, 5, 1);
+  pairs.rows[3].rejected.clear();
+  auto const broken = check_dataset_laws(pairs);
+  REQUIRE(breaks(broken, "not empty"));
+  CHECK(broken[0].evidence == "row 3: a completion has no token");
+  pairs = test::random_pairs(5, 5, 1);
+  pairs.rows[1].prompt.clear();
+  CHECK(breaks(check_dataset_laws(pairs), "not empty"));
+  pairs = test::random_pairs(5, 5, 1);
+  pairs.rows[1].margin = std::numeric_limits<double>::quiet_NaN();
+  CHECK(breaks(check_dataset_laws(pairs), "finite margin"));
+}
+
+TEST_CASE("dataset laws: a dataset that depends on what was read before breaks them") {
+  struct drifting {
+    test::demonstration_list list = test::random_demonstrations(6, 5, 1);
+    mutable std::size_t reads = 0;
+    std::size_t size() const { return 6; }
+    demonstration operator[](std::size_t i) const { return list[(i + reads++ / 6) % 6]; }
+  };
+  CHECK(breaks(check_dataset_laws(drifting{}), "repeatable"));
+  struct growing {
+    test::demonstration_list list = test::random_demonstrations(60, 5, 1);
+    mutable std::size_t asked = 5;
+    std::size_t size() const { return asked++; }
+    demonstration operator[](std::size_t i) const { return list[i]; }
+  };
+  CHECK(breaks(check_dataset_laws(growing{}), "constant size"));
+}
