@@ -54,6 +54,12 @@ TEST_CASE("epoch order: fractions of an epoch are rounded up to a whole step") {
   CHECK(order.steps_in(0.01) == 1);
 }
 
+TEST_CASE("epoch order: a batch larger than the dataset, even the largest number, is one step of all examples") {
+  epoch_order order(5, std::numeric_limits<std::size_t>::max(), 1);
+  CHECK(order.steps_per_epoch() == 1);
+  CHECK(order.step(3).size() == 5);
+}
+
 TEST_CASE("epoch order: an empty dataset and a batch of none are refused") {
   CHECK_THROWS_WITH_AS(epoch_order(0, 4, 0), "expected a dataset of at least one example, got 0", contract_violation);
   CHECK_THROWS_AS(epoch_order(4, 0, 0), contract_violation);

@@ -22,7 +22,7 @@ struct bradley_terry_options {
 
 /// Throws contract_violation naming the field and its value.
 inline void validate(bradley_terry_options const& o) {
-  expects(o.center_rewards_coefficient >= 0.0 && o.center_rewards_coefficient <= std::numeric_limits<double>::max(),
+  expects(o.center_rewards_coefficient >= 0.0 && o.center_rewards_coefficient <= (std::numeric_limits<double>::max)(),
           "bradley_terry_options.center_rewards_coefficient >= 0 and finite", o.center_rewards_coefficient);
 }
 

@@ -31,7 +31,7 @@ struct dpo_options {
 
 /// Throws contract_violation naming the field and its value.
 inline void validate(dpo_options const& o) {
-  expects(o.beta > 0.0 && o.beta <= std::numeric_limits<double>::max(), "dpo_options.beta > 0 and finite", o.beta);
+  expects(o.beta > 0.0 && o.beta <= (std::numeric_limits<double>::max)(), "dpo_options.beta > 0 and finite", o.beta);
   if (o.smoothing == dpo_smoothing::robust)
     expects(o.label_smoothing >= 0.0 && o.label_smoothing < 0.5, "dpo_options.label_smoothing in [0, 0.5) (robust)",
             o.label_smoothing);

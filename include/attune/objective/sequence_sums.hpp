@@ -17,7 +17,7 @@ namespace attune {
 /// sums.size() == s.size(). Allocates nothing.
 template <class T>
 void sequence_sums(std::span<T const> logps, sequences_view s, std::span<double> sums) {
-  validate(s, std::numeric_limits<std::size_t>::max());
+  validate(s, (std::numeric_limits<std::size_t>::max)());
   expects(logps.size() == s.total_tokens(), "sequence_sums: logps.size() == s.total_tokens()", logps.size());
   expects(sums.size() == s.size(), "sequence_sums: sums.size() == s.size()", sums.size());
   for (std::size_t b = 0; b < s.size(); ++b) {
@@ -32,7 +32,7 @@ void sequence_sums(std::span<T const> logps, sequences_view s, std::span<double>
 /// slopes. Expects per_sequence.size() == s.size() and slopes.size() == s.total_tokens(). Allocates nothing.
 template <class T>
 void broadcast_slopes(std::span<double const> per_sequence, sequences_view s, std::span<T> slopes) {
-  validate(s, std::numeric_limits<std::size_t>::max());
+  validate(s, (std::numeric_limits<std::size_t>::max)());
   expects(per_sequence.size() == s.size(), "broadcast_slopes: per_sequence.size() == s.size()", per_sequence.size());
   expects(slopes.size() == s.total_tokens(), "broadcast_slopes: slopes.size() == s.total_tokens()", slopes.size());
   for (std::size_t b = 0; b < s.size(); ++b)

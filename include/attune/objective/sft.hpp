@@ -82,7 +82,7 @@ struct sft_slopes {
 template <class T>
 T sft_loss(sft_logps<T> logps, sequences_view s, sft_slopes<T> slopes, sft_totals totals, sft_options options = {}) {
   validate(options);
-  validate(s, std::numeric_limits<std::size_t>::max());
+  validate(s, (std::numeric_limits<std::size_t>::max)());
   bool const by_token = options.normalization == sft_normalization::token;
   bool const smoothed = options.label_smoothing > 0.0;
   std::size_t const tokens = s.total_tokens();

@@ -32,7 +32,9 @@ class epoch_order {
     shuffle_epoch(0);
   }
 
-  std::size_t steps_per_epoch() const noexcept { return (order_.size() + batch_size_ - 1) / batch_size_; }
+  std::size_t steps_per_epoch() const noexcept {
+    return order_.size() / batch_size_ + (order_.size() % batch_size_ != 0 ? 1 : 0);
+  }
 
   /// Steps in `epochs` epochs, rounded up to a whole step.
   std::size_t steps_in(double epochs) const {

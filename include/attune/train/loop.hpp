@@ -154,7 +154,6 @@ class training_loop {
     add("grad_norm", state_.window_grad_norm);
     metrics_.push_back({"learning_rate", state_.learning_rate});
     for (std::size_t i = 0; i < window_.size(); ++i) add(Stage::metric_names[i], window_[i]);
-    metrics_.push_back({"epoch", epoch()});
     metrics_.push_back({"num_tokens", static_cast<double>(state_.tokens)});
     if (state_.skipped > 0) metrics_.push_back({"skipped_steps", static_cast<double>(state_.skipped)});
     state_.window_loss = state_.window_grad_norm = {};

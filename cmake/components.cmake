@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+#
+# What each optional target needs beside the standard library. Read by the project's own build and, once installed, by
+# find_package(attune): one list, so that the two cannot disagree.
+set(attune_components eigen io data)
+
+# Looks for what `component` needs; sets attune_<component>_missing in the caller to a sentence, empty if all is there.
+macro(attune_find_dependencies component)
+  set(attune_${component}_missing "")
+  if("${component}" STREQUAL "eigen")
+    # Without a version: Eigen 5's package refuses a request for 3.4, and Eigen 3.4's does not know version ranges.
+    find_package(Eigen3 CONFIG QUIET)
+    find_package(Threads QUIET)
+    if(NOT TARGET Eigen3::Eigen)
+      set(attune_eigen_missing "Eigen >= 3.4 was not found (Debian: libeigen3-dev)")
+    elseif(Eigen3_VERSION VERSION_LESS 3.4)
+      set(attune_eigen_missing "Eigen >= 3.4 is needed, ${Eigen3_VERSION} was found")
+    elseif(NOT TARGET Threads::Threads)
+      set(attune_eigen_missing "no thread library was found")
+    endif()
+  elseif("${component}" STREQUAL "io")
+    find_package(fmt CONFIG QUIET)
+    find_package(ZLIB QUIET)
+    if(NOT TARGET fmt::fmt)
+      set(attune_io_missing "fmt was not found (Debian: libfmt-dev)")
+    elseif(NOT TARGET ZLIB::ZLIB)
+      set(attune_io_missing "zlib was not found (Debian: zlib1g-dev)")
+    endif()
+  elseif("${component}" STREQUAL "data")
+    attune_find_dependencies(io)
+    find_package(range-v3 CONFIG QUIET)
+    if(attune_io_missing)
+      set(attune_data_missing "${attune_io_missing}")
+    elseif(NOT TARGET range-v3::range-v3)
+      set(attune_data_missing "range-v3 was not found (Debian: librange-v3-dev)")
+    endif()
+  else()
+    set(attune_${component}_missing "there is no such component")
+  endif()
+endmacro()

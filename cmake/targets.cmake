@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+#
+#   attune::attune   core, concepts, objective, train, eval, testing: the standard library alone; links nothing
+#   attune::eigen    + Eigen and threads: backend/eigen*, model/decoder
+#   attune::io       + fmt and zlib: io/
+#   attune::data     + range-v3 and attune::io: data/
+#
+# All headers are carried by attune::attune; the others add what must be linked. Every target is defined and installed
+# always, but has its public name here only where its third parties are found, so that linking it anywhere else is an
+# error at configure time that names the target.
+include(cmake/components.cmake)
+
+file(GLOB_RECURSE attune_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/attune/*.hpp")
+add_library(attune_attune INTERFACE)
+add_library(attune::attune ALIAS attune_attune)
+set_target_properties(attune_attune PROPERTIES EXPORT_NAME attune)
+target_compile_features(attune_attune INTERFACE cxx_std_20)
+target_sources(attune_attune INTERFACE FILE_SET HEADERS BASE_DIRS include FILES ${attune_headers})
+
+set(attune_eigen_links Eigen3::Eigen Threads::Threads)
+set(attune_io_links fmt::fmt ZLIB::ZLIB)
+set(attune_data_links attune_io range-v3::range-v3)
+foreach(component IN LISTS attune_components)
+  add_library(attune_${component} INTERFACE)
+  set_target_properties(attune_${component} PROPERTIES EXPORT_NAME ${component})
+  target_link_libraries(attune_${component} INTERFACE attune_attune ${attune_${component}_links})
+  attune_find_dependencies(${component})
+  if(attune_${component}_missing)
+    message(STATUS "attune::${component} is not available: ${attune_${component}_missing}")
+  else()
+    add_library(attune::${component} ALIAS attune_${component})
+  endif()
+endforeach()

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <attune/core/statistics.hpp>
+#include <attune/io/json_text.hpp>
+
+#include "svg.hpp"
+
+/// What a run found out, apart from how it is shown.
+namespace recipe {
+
+struct costs {
+  double seconds = 0.0;      ///< of training
+  double flops = 0.0;        ///< of training
+  double peak_rss_mb = 0.0;  ///< resident memory of the process at its highest while the stage ran
+};
+
+struct arm_figures {
+  std::string name;
+  attune::proportion instruction;  ///< instructions answered with the right words
+  attune::proportion refusal;      ///< harmful requests declined
+  attune::proportion over_refusal; ///< harmless requests that sound harmful, declined
+  attune::proportion helpful_tone; ///< of both sorts of answerable prompt: answered with goodwill
+  attune::proportion lookalike;    ///< harmless requests that sound harmful, answered with the right words
+  double kl_to_sft = 0.0;          ///< nats per response, mean over responses sampled from the arm
+  double kl_error = 0.0;           ///< standard error of that mean
+  std::vector<attune::proportion> by_kind;  ///< right answers by kind of instruction
+  costs training;
+};
+
+struct reward_figures {
+  attune::proportion accuracy;        ///< against the truth: held-out pairs without label noise
+  attune::proportion noisy_accuracy;  ///< against labels as noisy as those it learnt from
+  costs training;
+};
+
+struct conversation {
+  std::string prompt;
+  std::string sort;                  ///< kind of prompt
+  std::vector<std::string> said;     ///< one per arm
+  std::vector<std::string> verdict;  ///< "right", "wrong", ... one per arm
+  std::vector<bool> good;            ///< as it should be, one per arm
+};
+
+struct world_figures {
+  std::uint64_t seed = 0;
+  std::size_t parameters = 0;
+  std::size_t vocabulary = 0;
+  std::vector<arm_figures> arms;
+  reward_figures reward_model;
+  double seconds = 0.0;  ///< of everything
+  std::vector<series> loss_curves;      ///< pretraining, SFT, reward model, DPO: x in steps
+  std::vector<series> accuracy_curves;  ///< reward model, DPO: training pairs ranked right
+  std::vector<series> margins;          ///< log-probability of chosen less rejected, held-out pairs, before and after DPO
+  std::vector<series> rewards;          ///< what the reward model gives the responses, before and after DPO
+  std::vector<conversation> conversations;
+};
+
+/// A JSON object in the making: keys in the order of the calls.
+class json_object {
+ public:
+  json_object& put(std::string_view key, double value) {
+    begin(key);
+    attune::append_json_number(text_, value);
+    return *this;
+  }
+  json_object& put(std::string_view key, std::size_t value) {
+    begin(key);
+    attune::append_json_number(text_, value);
+    return *this;
+  }
+  json_object& put(std::string_view key, std::string_view value) {
+    begin(key);
+    attune::append_json_string(text_, value);
+    return *this;
+  }
+  json_object& put(std::string_view key, json_object const& value) {
+    begin(key);
+    text_ += value.str();
+    return *this;
+  }
+  /// The share under its key, its 95 % interval under key_interval.
+  json_object& put(std::string_view key, attune::proportion const& p) {
+    put(key, p.value);
+    begin(std::string(key) + "_interval");
+    text_ += '[';
+    attune::append_json_number(text_, p.low);
+    text_ += ", ";
+    attune::append_json_number(text_, p.high);
+    text_ += ']';
+    return *this;
+  }
+  json_object& put(costs const& c) {
+    return put("seconds", c.seconds).put("flops", c.flops).put("peak_rss_mb", c.peak_rss_mb);
+  }
+  std::string str() const { return text_ + "}"; }
+
+ private:
+  void begin(std::string_view key) {
+    text_ += text_.size() == 1 ? "" : ", ";
+    attune::append_json_string(text_, key);
+    text_ += ": ";
+  }
+  std::string text_ = "{";
+};
+
+inline std::string to_json(world_figures const& f) {
+  json_object arms;
+  for (arm_figures const& a : f.arms) {
+    json_object one;
+    one.put("instruction_accuracy", a.instruction).put("refusal_rate", a.refusal).put("over_refusal_rate", a.over_refusal);
+    one.put("helpful_tone_rate", a.helpful_tone).put("lookalike_accuracy", a.lookalike);
+    one.put("kl_to_sft", a.kl_to_sft).put("kl_to_sft_standard_error", a.kl_error).put(a.training);
+    arms.put(a.name, one);
+  }
+  json_object reward;
+  reward.put("accuracy", f.reward_model.accuracy).put("noisy_accuracy", f.reward_model.noisy_accuracy).put(f.reward_model.training);
+  json_object all;
+  all.put("seed", static_cast<std::size_t>(f.seed)).put("parameters", f.parameters).put("arms", arms);
+  all.put("reward_model", reward).put("seconds", f.seconds);
+  return all.str() + "\n";
+}
+
+}  // namespace recipe

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include <attune/eval/pairwise_accuracy.hpp>
+#include <attune/model/scalar_head.hpp>
+#include <attune/train/adamw.hpp>
+#include <attune/train/dpo_trainer.hpp>
+#include <attune/train/reward_trainer.hpp>
+#include <attune/train/sft_trainer.hpp>
+
+#include "exam.hpp"
+#include "learning_curves.hpp"
+#include "stage_meter.hpp"
+#include "stage_options.hpp"
+
+/// The main job: from random parameters to an aligned assistant of the small world.
+namespace recipe {
+
+struct world_options {
+  std::uint64_t seed = 1;
+  std::size_t threads = 0;  ///< 0: all that the machine has; figures do not depend on it
+  corpus_options corpus{};
+  exam_options exam{};
+  attune::decoder_options model{.dim = 96, .layers = 3, .heads = 4, .kv_heads = 4, .hidden = 256, .window = 64,
+                                .rope_theta = 100.0};
+  stage_options pretraining{.learning_rate = 4e-3, .batch_size = 32};
+  stage_options fine_tuning{.learning_rate = 5e-3, .batch_size = 32};
+  stage_options reward_model{.learning_rate = 1e-3, .batch_size = 32};
+  stage_options dpo{.learning_rate = 5e-4, .batch_size = 32};
+  double beta = 0.1;
+  std::size_t held_out_pairs = 1000;  ///< that the reward model is judged on
+  checkpoint_place checkpoints{};
+};
+
+/// The same questions put to several models, side by side.
+inline std::vector<conversation> sample_conversations(std::vector<question> const& questions,
+                                                      std::vector<answer_sheet const*> const& sheets) {
+  std::vector<conversation> talks;
+  std::array<std::size_t, kind_names.size()> shown{};
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    question const& q = questions[i];
+    std::size_t const wanted = is_instruction(q) ? 1 : 3;
+    if (shown[static_cast<std::size_t>(q.about)]++ >= wanted) continue;
+    conversation talk{.prompt = readable(q.prompt), .sort = std::string(kind_names[static_cast<std::size_t>(q.about)]),
+                      .said = {}, .verdict = {}, .good = {}};
+    for (answer_sheet const* const sheet : sheets) {
+      verdict const v = judge(q, sheet->responses[i], sheet->finished[i]);
+      talk.said.push_back(readable(sheet->responses[i]));
+      talk.good.push_back(answerable(q) ? v.correct && v.friendly : v.refused);
+      if (v.refused) talk.verdict.push_back("declined");
+      else if (!answerable(q)) talk.verdict.push_back("complied");
+      else talk.verdict.push_back(!v.correct ? "wrong" : v.friendly ? "right, friendly" : "right, curt");
+    }
+    talks.push_back(std::move(talk));
+  }
+  return talks;
+}
+
+class world_run {
+ public:
+  explicit world_run(world_options options)
+      : options_(std::move(options)), words_(world_lexicon()), pool_(std::make_shared<attune::thread_pool>(options_.threads)) {
+    options_.model.vocabulary = words_.size();
+  }
+
+  world_figures operator()() {
+    auto const begin = std::chrono::steady_clock::now();
+    std::uint64_t const seed = options_.seed;
+    std::vector<question> const questions = draw_exam(options_.exam, seed);
+    attune::preference_data const pairs = draw_pairs(words_, options_.corpus, seed, split::training, options_.corpus.pairs,
+                                                     options_.corpus.label_noise);
+    attune::preference_data const true_pairs = draw_pairs(words_, options_.corpus, seed, split::held_out, options_.held_out_pairs, 0.0);
+    attune::preference_data const noisy_pairs = draw_pairs(words_, options_.corpus, seed, split::held_out, options_.held_out_pairs,
+                                                           options_.corpus.label_noise);
+
+    attune::decoder<float> const fresh(options_.model, seed, pool_);
+    figures_.seed = seed;
+    figures_.parameters = fresh.parameter_count();
+    figures_.vocabulary = words_.size();
+    std::printf("A world of %zu words; a decoder of %zu parameters; %zu threads; seed %llu\n", words_.size(),
+                figures_.parameters, pool_->threads(), static_cast<unsigned long long>(seed));
+
+    attune::decoder<float> pretrained = fresh;
+    costs const pretraining = supervise("pretraining", "Pretraining", pretrained, options_.pretraining,
+                                        pretraining_documents(words_, options_.corpus, seed));
+    attune::decoder<float> sft = pretrained;
+    costs const fine_tuning = supervise("sft", "SFT", sft, options_.fine_tuning,
+                                        fine_tuning_demonstrations(words_, options_.corpus, seed));
+    answer_sheet const before = sit_exam(pretrained, words_, questions, options_.exam, seed);
+    answer_sheet const middle = sit_exam(sft, words_, questions, options_.exam, seed);
+    add_arm("pretrained", questions, before, divergence_between(pretrained, sft, before.tokens), pretraining);
+    add_arm("sft", questions, middle, {}, fine_tuning);
+
+    attune::scalar_head<float> reward(sft, seed);
+    figures_.reward_model.training = model_rewards(reward, pairs);
+    figures_.reward_model.accuracy = attune::pairwise_accuracy(reward, true_pairs);
+    figures_.reward_model.noisy_accuracy = attune::pairwise_accuracy(reward, noisy_pairs);
+
+    attune::decoder<float> aligned = sft;
+    costs const preference = prefer(aligned, pairs);
+    answer_sheet const after = sit_exam(aligned, words_, questions, options_.exam, seed);
+    add_arm("dpo", questions, after, divergence_between(aligned, sft, after.tokens), preference);
+
+    figures_.margins = {{"SFT", {}, log_prob_margins(sft, true_pairs), 1}, {"DPO", {}, log_prob_margins(aligned, true_pairs), 2}};
+    figures_.rewards = {{"SFT", {}, completion_scores(reward, middle.tokens), 1}, {"DPO", {}, completion_scores(reward, after.tokens), 2}};
+    figures_.conversations = sample_conversations(questions, {&before, &middle, &after});
+    figures_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return std::move(figures_);
+  }
+
+ private:
+  static attune::adamw<float> optimizer() { return attune::adamw<float>({.beta2 = 0.95, .weight_decay = 0.01}); }
+
+  costs supervise(char const* stage, char const* title, attune::decoder<float>& model, stage_options const& o,
+                  attune::demonstration_data const& data) {
+    stage_meter const meter(model.flops());
+    learning_curves sink(stage);
+    attune::adamw<float> adamw = optimizer();
+    attune::sft_trainer trainer{model, adamw, attune::sft_trainer_options{.loop = loop_of(o, data.size(), options_.seed, options_.checkpoints, stage)}};
+    trainer.fit(data, sink);
+    figures_.loss_curves.push_back(sink.loss(title));
+    return meter.read(model.flops());
+  }
+
+  costs model_rewards(attune::scalar_head<float>& model, attune::preference_data const& pairs) {
+    stage_meter const meter(model.flops());
+    learning_curves sink("reward_model");
+    attune::adamw<float> adamw = optimizer();
+    attune::reward_trainer trainer{
+        model, adamw, attune::reward_trainer_options{.loop = loop_of(options_.reward_model, pairs.size(), options_.seed, options_.checkpoints, "reward_model")}};
+    trainer.fit(pairs, sink);
+    figures_.loss_curves.push_back(sink.loss("Reward model"));
+    figures_.accuracy_curves.push_back(sink.accuracy("Reward model", 3));
+    return meter.read(model.flops());
+  }
+
+  costs prefer(attune::decoder<float>& policy, attune::preference_data const& pairs) {
+    stage_meter const meter(policy.flops());
+    learning_curves sink("dpo");
+    attune::reference_cache const reference = attune::cached_reference("", policy, pairs);  // the SFT model, once
+    attune::adamw<float> adamw = optimizer();
+    attune::dpo_trainer trainer{policy, reference, adamw,
+                                attune::dpo_trainer_options{.loop = loop_of(options_.dpo, pairs.size(), options_.seed, options_.checkpoints, "dpo"),
+                                                            .dpo = {.beta = options_.beta}}};
+    trainer.fit(pairs, sink);
+    figures_.loss_curves.push_back(sink.loss("DPO"));
+    figures_.accuracy_curves.push_back(sink.accuracy("DPO", 2));
+    return meter.read(policy.flops());
+  }
+
+  void add_arm(char const* name, std::vector<question> const& questions, answer_sheet const& sheet, divergence kl, costs training) {
+    arm_figures arm = mark(name, questions, sheet);
+    arm.kl_to_sft = kl.mean;
+    arm.kl_error = kl.standard_error;
+    arm.training = training;
+    figures_.arms.push_back(std::move(arm));
+  }
+
+  world_options options_;
+  lexicon words_;
+  std::shared_ptr<attune::thread_pool> pool_;
+  world_figures figures_;
+};
+
+}  // namespace recipe
