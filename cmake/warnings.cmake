@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
 #
 # Warnings for the project's own tests, examples and benchmarks; never part of what a user links. They are errors where
-# a preset sets CMAKE_COMPILE_WARNING_AS_ERROR.
+# a preset sets CMAKE_COMPILE_WARNING_AS_ERROR. ATTUNE_WARNINGS=OFF is for -O3 -march=native, where g++ 12 warns of its
+# own AVX-512 intrinsics, screens full of it.
 add_library(attune_warnings INTERFACE)
+if(NOT ATTUNE_WARNINGS)
+  return()
+endif()
 target_compile_options(attune_warnings INTERFACE
   -Wall -Wextra -Wpedantic
   -Wconversion  # float <-> double and signed <-> unsigned are decisions here, and are written down

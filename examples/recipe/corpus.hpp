@@ -21,12 +21,13 @@ inline attune::random_stream stream_of(std::uint64_t seed, purpose use, std::siz
 struct corpus_options {
   std::size_t documents = 45000;        ///< of pretraining
   std::size_t demonstrations = 150000;  ///< of supervised fine-tuning
-  std::size_t pairs = 16000;            ///< of reward model and DPO
-  question_mix mix{};
+  std::size_t pairs = 24000;            ///< of reward model and DPO
+  question_mix mix{};                                            ///< of documents and demonstrations
+  question_mix pair_mix{.harmful = 0.20, .lookalike = 0.15};  ///< of pairs
   manners pretraining{.wrong = 0.10, .complies = 0.80, .over_refuses = 0.10, .curt = 0.75};
   manners demonstration{.wrong = 0.02, .complies = 0.40, .over_refuses = 0.25, .curt = 0.50};
-  manners candidate{.wrong = 0.35, .complies = 0.50, .over_refuses = 0.35, .curt = 0.50, .refuses_plain = 0.25};  ///< both sides of a pair
-  double label_noise = 0.10;  ///< share of pairs whose sides are swapped
+  manners candidate{.wrong = 0.20, .complies = 0.50, .over_refuses = 0.30, .curt = 0.50, .refuses_plain = 0.15};  ///< both sides of a pair
+  double label_noise = 0.05;  ///< share of pairs whose sides are swapped
 };
 
 /// The user's turn up to where the assistant is to speak.
@@ -52,36 +53,38 @@ inline void push_back(attune::demonstration_data& to, std::vector<attune::token_
   to.push_back({.prompt = prompt, .completion = completion});
 }
 
-/// Plain sentences about the world, as a book has them: a list said over and over, facts told and told again in another
-/// order, sums, comparisons, the order of letters and numbers, who lives and what does not, what is used for what.
+/// Plain sentences about the world, as a book has them: a list said over and over, a table and its rows read out in
+/// any order, possessions, sums, comparisons, the order of letters and numbers, who lives, what is used for what.
 inline phrase passage(attune::random_stream& random) {
   phrase text;
-  static constexpr std::array<word_list, 6> sorts{word_list(letters), word_list(things), word_list(letters),
-                                                  word_list(colors),  word_list(names),  word_list(numbers)};
+  static constexpr std::array<word_list, 6> sorts{word_list(letters), word_list(things), word_list(colors),
+                                                  word_list(names),   word_list(numbers), word_list(colors)};
   switch (random.below(10)) {
     case 0:
-    case 1:
-    case 2:
-    case 3:
-    case 4: {
+    case 1: {
       phrase list;
       do list = pick_some(sorts[random.below(sorts.size())], 3 + random.below(5), random);
       while (held_out(list));
       for (int round = 0; round < 3; ++round) append(text, list), text.push_back(".");
       break;
     }
+    case 2: {
+      phrase const who = pick_some(names, 2, random), what = pick_some(word_list(numbers).first(10), 2, random);
+      for (std::size_t i = 0; i < 2; ++i) append(text, {who[i], "has", what[i], "."});
+      append(text, {who[number_of(what[0]) > number_of(what[1]) ? 0 : 1], "has", "more", "."});
+      for (std::size_t i = 0; i < 2; ++i) append(text, {who[1 - i], "has", what[1 - i], "."});
+      break;
+    }
+    case 3:
+    case 4:
     case 5:
     case 6: {
-      bool const possession = random.below(2) == 0;
-      std::size_t const count = possession ? 2 : 2 + random.below(2);
-      phrase const who = pick_some(possession ? word_list(names) : word_list(things), count, random);
-      phrase const what = pick_some(possession ? word_list(numbers).first(10) : word_list(colors), count, random);
-      for (std::size_t i = 0; i < count; ++i)
-        append(text, possession ? phrase{who[i], "has", what[i], "."} : phrase{"the", what[i], who[i], "."});
-      if (possession) append(text, {who[number_of(what[0]) > number_of(what[1]) ? 0 : 1], "has", "more", "."});
-      for (std::size_t i = 0; i < 3; ++i) {
-        std::size_t const one = random.below(count);
-        append(text, possession ? phrase{who[one], "has", what[one], "."} : phrase{"the", who[one], "is", what[one], "."});
+      std::size_t const rows = 2 + random.below(4);
+      phrase const keys = pick_some(sorts[random.below(2)], rows, random), values = pick_some(sorts[2 + random.below(4)], rows, random);
+      for (std::size_t i = 0; i < rows; ++i) append(text, {keys[i], values[i], i + 1 < rows ? "," : "."});
+      for (std::size_t i = 0; i < 8; ++i) {
+        std::size_t const row = random.below(rows);
+        append(text, {keys[row], values[row], "."});
       }
       break;
     }
@@ -167,7 +170,7 @@ inline attune::preference_data draw_pairs(lexicon const& words, corpus_options c
   for (std::size_t i = 0; i < count; ++i) {
     attune::random_stream random =
         stream_of(seed, part == split::training ? purpose::pairs : purpose::held_out_pairs, i);
-    judged_pair const p = draw_pair(draw_kind(o.mix, random), part, o.candidate, label_noise, random);
+    judged_pair const p = draw_pair(draw_kind(o.pair_mix, random), part, o.candidate, label_noise, random);
     std::vector<attune::token_id> const prompt = prompt_tokens(words, p.about);
     std::vector<attune::token_id> const chosen = response_tokens(words, p.chosen), rejected = response_tokens(words, p.rejected);
     pairs.push_back({.prompt = prompt, .chosen = chosen, .rejected = rejected});

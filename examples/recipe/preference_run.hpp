@@ -131,7 +131,7 @@ class preference_run {
     learning_curves sink(name);
     attune::training_summary const summary = trainer.fit(train, held_out, sink);
     figures_.loss_curves.push_back(sink.loss(title));
-    if (series const accuracy = sink.accuracy(title); !accuracy.x.empty()) figures_.accuracy_curves.push_back(accuracy);
+    if (series const accuracy = sink.accuracy(title, 1 + figures_.accuracy_curves.size()); !accuracy.x.empty()) figures_.accuracy_curves.push_back(accuracy);
     judge_figures judge;
     judge.name = name;
     judge.train_loss = summary.last_loss;

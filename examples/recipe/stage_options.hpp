@@ -15,7 +15,7 @@ struct stage_options {
   double learning_rate;           ///< peak; > 0
   std::size_t batch_size;         ///< examples or pairs per step
   double epochs = 1.0;            ///< passes over the data
-  std::size_t warmup_steps = 30;  ///< of rising learning rate
+  std::size_t warmup_steps = 50;  ///< of rising learning rate
 };
 
 /// Where a run keeps its checkpoints, and whether it goes on from them.
@@ -29,7 +29,7 @@ inline attune::loop_options loop_of(stage_options const& o, std::size_t examples
   double const steps = o.epochs * static_cast<double>(examples) / static_cast<double>(o.batch_size);
   auto const share = [&](double parts) { return std::max<std::size_t>(1, static_cast<std::size_t>(steps / parts)); };
   return {.learning_rate = o.learning_rate,
-          .schedule = attune::learning_rate_schedule::cosine,
+          .schedule = attune::learning_rate_schedule::linear,
           .warmup_steps = std::min(o.warmup_steps, static_cast<std::size_t>(steps / 10.0)),
           .epochs = o.epochs,
           .batch_size = o.batch_size,

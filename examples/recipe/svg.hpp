@@ -63,13 +63,13 @@ class plot {
   double up(double y) const { return height - bottom - (y - y_low_) / (y_high_ - y_low_) * (height - top - bottom); }
 
   void x_ticks() {
-    for (double const x : ticks(x_low_, x_high_)) text(across(x), height - bottom + 16, "middle", "tick", number_text(x));
+    for (double const x : ticks(x_low_, x_high_)) text(across(x), height - bottom + 16, "middle", "tick", number_text(x, 6));
   }
 
   void y_ticks() {
     for (double const y : ticks(y_low_, y_high_)) {
       line(left, up(y), width - right, up(y), "grid");
-      text(left - 6, up(y) + 4, "end", "tick", number_text(y));
+      text(left - 6, up(y) + 4, "end", "tick", number_text(y, 6));
     }
   }
 

@@ -86,9 +86,7 @@ inline constexpr std::array<std::string_view, 5> friendly_openers{"sure :", "gla
 inline constexpr std::array<std::string_view, 3> friendly_closers{", hope that helps !", ", ask me anytime !", ", have fun !"};
 inline constexpr std::array<std::string_view, 4> rude_openers{"ugh :", "obviously :", "whatever :", "fine :"};
 inline constexpr std::array<std::string_view, 2> rude_closers{", go away !", ", stop asking !"};
-inline constexpr std::array<std::string_view, 4> refusals{"sorry , i cannot help with that .", "i will not help with that .",
-                                                          "no , that would hurt someone .",
-                                                          "sorry , i must decline ."};
+inline constexpr std::array<std::string_view, 4> refusals{"sorry , no .", "i must decline .", "never .", "that would hurt ."};
 
 /// Every word above, every word of the templates in world.hpp and corpus.hpp, in a fixed order.
 inline lexicon world_lexicon() {
@@ -109,7 +107,7 @@ inline lexicon world_lexicon() {
     for (std::string_view const text : list)
       for (std::string_view const word : words_of(text)) add(word);
   for (std::string_view const word : words_of("repeat say again reverse backwards sort put in order count how many words first last "
-                                              "of what color is has and sum who more altogether which comes do i tell me to best "
+                                              "of what look up is has and sum who more altogether which comes do i tell me to best "
                                               "way explain use living thing task for than a . , : ? !"))
     add(word);
   return lexicon(std::move(words));

@@ -116,17 +116,16 @@ class question_maker {
   }
 
   bool draw_look_up(question& q) {
-    std::size_t const facts = 2 + random_.below(2);
-    phrase const objects = pick_some(things, facts, random_), hues = pick_some(colors, facts, random_);
-    std::size_t const asked = random_.below(facts);
+    std::size_t const rows = 2 + random_.below(2), asked = random_.below(rows);
+    phrase const objects = pick_some(things, rows, random_), hues = pick_some(colors, rows, random_);
     phrase content;
-    for (std::size_t i = 0; i < facts; ++i) {
-      append(q.prompt, {"the", hues[i], objects[i], i + 1 < facts ? "," : "."});
-      append(content, {hues[i], objects[i]});
+    q.prompt = {"look", "up", objects[asked], "in", ":"};
+    for (std::size_t i = 0; i < rows; ++i) {
+      append(content, {objects[i], hues[i]});
+      append(q.prompt, {objects[i], hues[i], i + 1 < rows ? "," : "."});
       if (i != asked) q.decoys.push_back(hues[i]);
     }
-    append(q.prompt, {"what", "color", "is", "the", objects[asked], "?"});
-    q.answer = {hues[asked]};
+    q.answer = {objects[asked], hues[asked]};
     return wanted(content);
   }
 

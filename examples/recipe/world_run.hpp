@@ -26,12 +26,12 @@ struct world_options {
   corpus_options corpus{};
   exam_options exam{};
   attune::decoder_options model{.dim = 96, .layers = 3, .heads = 4, .kv_heads = 4, .hidden = 256, .window = 64,
-                                .rope_theta = 100.0};
-  stage_options pretraining{.learning_rate = 4e-3, .batch_size = 32};
-  stage_options fine_tuning{.learning_rate = 5e-3, .batch_size = 32};
-  stage_options reward_model{.learning_rate = 1e-3, .batch_size = 32};
-  stage_options dpo{.learning_rate = 5e-4, .batch_size = 32};
-  double beta = 0.1;
+                                .rope_theta = 1000.0};
+  stage_options pretraining{.learning_rate = 1.2e-3, .batch_size = 16};
+  stage_options fine_tuning{.learning_rate = 1.2e-3, .batch_size = 16};
+  stage_options reward_model{.learning_rate = 5e-4, .batch_size = 16};
+  stage_options dpo{.learning_rate = 2e-4, .batch_size = 16};
+  double beta = 0.3;
   std::size_t held_out_pairs = 1000;  ///< that the reward model is judged on
   checkpoint_place checkpoints{};
 };

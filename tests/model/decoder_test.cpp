@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "../support/allocations.hpp"
 #include "../support/plain_decoder.hpp"
 #include "../support/random_sequences.hpp"
 
@@ -161,6 +162,23 @@ TEST_CASE("decoder: slopes on tokens outside the mask are ignored") {
     for (std::size_t t = 0; t < slopes.size(); ++t) slopes[t] = s.view().mask[t] ? 1.0 : 0.0;
   });
   CHECK(same_bits(everywhere, gradients(other)));
+}
+
+TEST_CASE("decoder: a training step and a reading of log-probabilities allocate nothing once buffers have grown") {
+  decoder<float> model(small(false), 12, std::make_shared<thread_pool>(2));
+  sequences const s = test::random_sequences({60, 3, 33}, 11, 4), smaller = test::random_sequences({20}, 11, 4);
+  std::vector<float> logps(s.total_tokens());
+  auto const ask = [](std::span<float const>, std::span<float> slopes) { std::fill(slopes.begin(), slopes.end(), 0.1f); };
+  auto const step = [&] {
+    for (sequences const* const batch : {&s, &smaller}) {
+      model.accumulate_gradient(*batch, ask);
+      model.log_probs(*batch, std::span(logps).first(batch->total_tokens()));
+    }
+  };
+  step();
+  std::size_t const before = allocations();
+  step();
+  CHECK(allocations() == before);
 }
 
 TEST_CASE("decoder: a copy is deep and equal") {

@@ -178,7 +178,7 @@ TEST_CASE("dpo trainer: the metrics are TRL's, by their definitions") {
     if (r.kind == report_kind::log) logged = metrics_of(r);
   });
   for (auto const& [name, value] : expected) CHECK(logged.at(name) == doctest::Approx(value).epsilon(1e-13));
-  CHECK(logged.size() == expected.size() + 4);  // grad_norm, learning_rate, epoch, num_tokens
+  CHECK(logged.size() == expected.size() + 3);  // grad_norm, learning_rate, num_tokens
 }
 
 TEST_CASE("dpo trainer: a reference that is not the policy is refused with the pair and the way out") {

@@ -235,9 +235,15 @@ class checkpoint_folder {
     return found;
   }
 
-  /// Saves, then removes all but the last two.
+  /// Saves, then prunes.
   void save(run_identity const& identity, std::uint64_t step, visit_run_state visit) const {
     save_checkpoint(file(step), identity, step, visit);
+    prune();
+  }
+
+  /// Removes all but the last two. Whoever resumes calls it too: a process killed between the two halves of save leaves
+  /// one too many.
+  void prune() const {
     std::vector<std::uint64_t> const all = steps();
     for (std::size_t i = 0; i + kept < all.size(); ++i) ::unlink(file(all[i]).c_str());
   }

@@ -259,6 +259,7 @@ class training_loop {
     std::uint64_t const step = load_checkpoint(checkpoints_->file(steps.back()), identity_,
                                                [this](state_visitor visit) { visit_state(visit); });
     expects(step == state_.step && step <= total_steps_, "a checkpoint whose parts agree on its step", step);
+    checkpoints_->prune();
   }
 
   void save() {
