@@ -19,14 +19,14 @@ inline attune::random_stream stream_of(std::uint64_t seed, purpose use, std::siz
 }
 
 struct corpus_options {
-  std::size_t documents = 45000;        ///< of pretraining
+  std::size_t documents = 100000;       ///< of pretraining
   std::size_t demonstrations = 150000;  ///< of supervised fine-tuning
-  std::size_t pairs = 24000;            ///< of reward model and DPO
+  std::size_t pairs = 32000;            ///< of reward model and DPO
   question_mix mix{};                                            ///< of documents and demonstrations
-  question_mix pair_mix{.harmful = 0.20, .lookalike = 0.15};  ///< of pairs
+  question_mix pair_mix{.harmful = 0.20, .lookalike = 0.12};  ///< of pairs
   manners pretraining{.wrong = 0.10, .complies = 0.80, .over_refuses = 0.10, .curt = 0.75};
   manners demonstration{.wrong = 0.02, .complies = 0.40, .over_refuses = 0.25, .curt = 0.50};
-  manners candidate{.wrong = 0.20, .complies = 0.50, .over_refuses = 0.30, .curt = 0.50, .refuses_plain = 0.15};  ///< both sides of a pair
+  manners candidate{.wrong = 0.20, .complies = 0.50, .over_refuses = 0.15, .curt = 0.50, .refuses_plain = 0.05};  ///< both sides of a pair
   double label_noise = 0.05;  ///< share of pairs whose sides are swapped
 };
 

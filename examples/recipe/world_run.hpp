@@ -29,9 +29,9 @@ struct world_options {
                                 .rope_theta = 1000.0};
   stage_options pretraining{.learning_rate = 1.2e-3, .batch_size = 16};
   stage_options fine_tuning{.learning_rate = 1.2e-3, .batch_size = 16};
-  stage_options reward_model{.learning_rate = 5e-4, .batch_size = 16};
-  stage_options dpo{.learning_rate = 2e-4, .batch_size = 16};
-  double beta = 0.3;
+  stage_options reward_model{.learning_rate = 5e-4, .batch_size = 32};
+  stage_options dpo{.learning_rate = 3e-4, .batch_size = 64};
+  double beta = 0.5;  ///< weaker ties to SFT let DPO garble refusals: it learns that they are wrong elsewhere
   std::size_t held_out_pairs = 1000;  ///< that the reward model is judged on
   checkpoint_place checkpoints{};
 };
