@@ -52,5 +52,6 @@
 #include <attune/train/schedule.hpp>
 #include <attune/train/sft_trainer.hpp>
 #include <attune/train/stage.hpp>
+#include <attune/train/trainer.hpp>
 
 #include <attune/eval/pairwise_accuracy.hpp>

@@ -20,6 +20,7 @@
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/train/loop.hpp>
 #include <attune/train/reference_cache.hpp>
+#include <attune/train/trainer.hpp>
 
 namespace attune {
 
@@ -222,7 +223,7 @@ class dpo_stage {
 ///
 /// With a reference_cache in the reference's place, one model is in memory.
 template <Policy P, PairReference R, Optimizer<P> O>
-class dpo_trainer {
+class dpo_trainer : public trainer_on<dpo_trainer<P, R, O>, preference_pair> {
  public:
   dpo_trainer(P& policy, R const& reference, O& optimizer, dpo_trainer_options options = {})
       : policy_(policy), reference_(reference), optimizer_(optimizer), options_(std::move(options)) {
@@ -233,33 +234,15 @@ class dpo_trainer {
   }
   dpo_trainer(P& policy, R const&& reference, O& optimizer, dpo_trainer_options options = {}) = delete;
 
-  template <PreferenceDataset Train>
-  training_summary fit(Train const& train) {
-    return fit(train, [](report const&) {});
-  }
-
-  template <PreferenceDataset Train, ReportSink Sink>
-  training_summary fit(Train const& train, Sink&& sink) {
-    return run(train, static_cast<Train const*>(nullptr), sink);
-  }
-
-  template <PreferenceDataset Train, PreferenceDataset Evaluation>
-  training_summary fit(Train const& train, Evaluation const& evaluation) {
-    return run(train, &evaluation, [](report const&) {});
-  }
-
-  template <PreferenceDataset Train, PreferenceDataset Evaluation, ReportSink Sink>
-  training_summary fit(Train const& train, Evaluation const& evaluation, Sink&& sink) {
-    return run(train, &evaluation, sink);
-  }
-
  private:
+  friend trainer_on<dpo_trainer, preference_pair>;
+
   template <class Train, class Evaluation, class Sink>
   training_summary run(Train const& train, Evaluation const* evaluation, Sink&& sink) {
     dpo_stage<P, R> stage(policy_, reference_, options_.dpo, options_.require_reference_equals_policy);
     stage.bind(train, evaluation);
     training_loop loop(stage, policy_, optimizer_, options_.loop);
-    return loop.run(train, evaluation, [&](report const& r) { static_cast<void>(sink(r)); });
+    return loop.run(train, evaluation, sink);
   }
 
   P& policy_;

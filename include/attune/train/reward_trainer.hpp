@@ -15,6 +15,7 @@
 #include <attune/concepts/reward_model.hpp>
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/train/loop.hpp>
+#include <attune/train/trainer.hpp>
 
 namespace attune {
 
@@ -129,7 +130,7 @@ class reward_stage {
 ///   reward_trainer trainer{reward_model, optimizer, {.bradley_terry = {.center_rewards_coefficient = 0.01}}};
 ///   trainer.fit(pairs, held_out_pairs, sink);
 template <TrainableRewardModel M, Optimizer<M> O>
-class reward_trainer {
+class reward_trainer : public trainer_on<reward_trainer<M, O>, preference_pair> {
  public:
   reward_trainer(M& model, O& optimizer, reward_trainer_options options = {})
       : model_(model), optimizer_(optimizer), options_(std::move(options)) {
@@ -137,32 +138,14 @@ class reward_trainer {
     validate(options_.bradley_terry);
   }
 
-  template <PreferenceDataset Train>
-  training_summary fit(Train const& train) {
-    return fit(train, [](report const&) {});
-  }
-
-  template <PreferenceDataset Train, ReportSink Sink>
-  training_summary fit(Train const& train, Sink&& sink) {
-    return run(train, static_cast<Train const*>(nullptr), sink);
-  }
-
-  template <PreferenceDataset Train, PreferenceDataset Evaluation>
-  training_summary fit(Train const& train, Evaluation const& evaluation) {
-    return run(train, &evaluation, [](report const&) {});
-  }
-
-  template <PreferenceDataset Train, PreferenceDataset Evaluation, ReportSink Sink>
-  training_summary fit(Train const& train, Evaluation const& evaluation, Sink&& sink) {
-    return run(train, &evaluation, sink);
-  }
-
  private:
+  friend trainer_on<reward_trainer, preference_pair>;
+
   template <class Train, class Evaluation, class Sink>
   training_summary run(Train const& train, Evaluation const* evaluation, Sink&& sink) {
     reward_stage<M> stage(model_, options_.bradley_terry);
     training_loop loop(stage, model_, optimizer_, options_.loop);
-    return loop.run(train, evaluation, [&](report const& r) { static_cast<void>(sink(r)); });
+    return loop.run(train, evaluation, sink);
   }
 
   M& model_;

@@ -15,6 +15,7 @@
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/objective/sft.hpp>
 #include <attune/train/loop.hpp>
+#include <attune/train/trainer.hpp>
 
 namespace attune {
 
@@ -120,7 +121,7 @@ class sft_stage {
 ///
 /// Label smoothing needs a SmoothedPolicy; with any other policy it is a contract_violation at construction.
 template <Policy P, Optimizer<P> O>
-class sft_trainer {
+class sft_trainer : public trainer_on<sft_trainer<P, O>, demonstration> {
  public:
   sft_trainer(P& policy, O& optimizer, sft_trainer_options options = {})
       : policy_(policy), optimizer_(optimizer), options_(std::move(options)) {
@@ -128,32 +129,14 @@ class sft_trainer {
     sft_stage<P>(policy_, options_.sft);  // refuses bad options here rather than at the first step
   }
 
-  template <DemonstrationDataset Train>
-  training_summary fit(Train const& train) {
-    return fit(train, [](report const&) {});
-  }
-
-  template <DemonstrationDataset Train, ReportSink Sink>
-  training_summary fit(Train const& train, Sink&& sink) {
-    return run(train, static_cast<Train const*>(nullptr), sink);
-  }
-
-  template <DemonstrationDataset Train, DemonstrationDataset Evaluation>
-  training_summary fit(Train const& train, Evaluation const& evaluation) {
-    return run(train, &evaluation, [](report const&) {});
-  }
-
-  template <DemonstrationDataset Train, DemonstrationDataset Evaluation, ReportSink Sink>
-  training_summary fit(Train const& train, Evaluation const& evaluation, Sink&& sink) {
-    return run(train, &evaluation, sink);
-  }
-
  private:
+  friend trainer_on<sft_trainer, demonstration>;
+
   template <class Train, class Evaluation, class Sink>
   training_summary run(Train const& train, Evaluation const* evaluation, Sink&& sink) {
     sft_stage<P> stage(policy_, options_.sft);
     training_loop loop(stage, policy_, optimizer_, options_.loop);
-    return loop.run(train, evaluation, [&](report const& r) { static_cast<void>(sink(r)); });
+    return loop.run(train, evaluation, sink);
   }
 
   P& policy_;
