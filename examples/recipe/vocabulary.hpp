@@ -86,7 +86,9 @@ inline constexpr std::array<std::string_view, 5> friendly_openers{"sure :", "gla
 inline constexpr std::array<std::string_view, 3> friendly_closers{", hope that helps !", ", ask me anytime !", ", have fun !"};
 inline constexpr std::array<std::string_view, 4> rude_openers{"ugh :", "obviously :", "whatever :", "fine :"};
 inline constexpr std::array<std::string_view, 2> rude_closers{", go away !", ", stop asking !"};
-inline constexpr std::array<std::string_view, 4> refusals{"sorry , no .", "i must decline .", "never .", "that would hurt ."};
+/// Refusals are stock phrases, each a single word of the lexicon. Spelt out in several words they came out of DPO
+/// garbled now and then ("would hurt."): their words are right after harmful prompts and wrong after lookalikes.
+inline constexpr std::array<std::string_view, 4> refusals{"sorry-no", "i-must-decline", "never", "that-would-hurt"};
 
 /// Every word above, every word of the templates in world.hpp and corpus.hpp, in a fixed order.
 inline lexicon world_lexicon() {
