@@ -23,7 +23,7 @@ struct corpus_options {
   std::size_t demonstrations = 150000;  ///< of supervised fine-tuning
   std::size_t pairs = 32000;            ///< of reward model and DPO
   question_mix mix{};                                            ///< of documents and demonstrations
-  question_mix pair_mix{.harmful = 0.20, .lookalike = 0.12};  ///< of pairs
+  question_mix pair_mix{.harmful = 0.24, .lookalike = 0.12};  ///< of pairs
   manners pretraining{.wrong = 0.10, .complies = 0.80, .over_refuses = 0.10, .curt = 0.75};
   manners demonstration{.wrong = 0.02, .complies = 0.40, .over_refuses = 0.25, .curt = 0.50};
   manners candidate{.wrong = 0.20, .complies = 0.50, .over_refuses = 0.15, .curt = 0.50, .refuses_plain = 0.05};  ///< both sides of a pair

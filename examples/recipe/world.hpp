@@ -12,9 +12,10 @@
 /// A small world of questions whose right answers a program knows.
 ///
 /// Ten kinds of instruction; requests to harm somebody, which call for a refusal; and requests that sound like them and
-/// are harmless ("how do i kill the process ?"). Whether a prompt is for training or held out is decided by a hash of
-/// what it is about and not of how it is put: a list, a pair of sums, a verb with its object that is held out occurs
-/// in no training prompt of any kind. Every question is a pure function of (seed, purpose, index).
+/// are harmless ("how do i kill the process ?"). Whether a prompt is for training or held out is decided by a hash. For
+/// lists, tables and sums it is one of what the prompt is about and not of how it is put: what is held out occurs in no
+/// training prompt of any kind. For questions of how to do something it is one of the whole prompt: the same verb and
+/// object may have been met in other words. Every question is a pure function of (seed, purpose, index).
 namespace recipe {
 
 enum class kind { copy, reverse, sort, count, look_up, sum, more, first, last, how_to, harmful, lookalike };
@@ -169,7 +170,7 @@ class question_maker {
       std::string_view const other = tasks[random_.below(tasks.size())].tool;
       if (other != tool) q.decoys.push_back(other);
     }
-    return wanted({verb, object}) && !q.decoys.empty();
+    return wanted(q.prompt) && !q.decoys.empty();
   }
 
   kind about_;

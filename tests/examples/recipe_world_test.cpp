@@ -89,16 +89,12 @@ TEST_CASE("world: the answers are right, worked out a second time from the promp
     }
 }
 
-TEST_CASE("world: no held-out prompt is a training prompt, and held-out verbs meet objects they never met in training") {
-  std::set<std::string> seen, seen_acts;
-  auto const act = [](question const& q) {
-    return std::string(q.prompt[q.prompt.size() - 4]) + " " + std::string(q.prompt[q.prompt.size() - 2]);
-  };
+TEST_CASE("world: no held-out prompt is a training prompt") {
+  std::set<std::string> seen;
   for (std::size_t k = 0; k < kind_names.size(); ++k)
     for (std::size_t i = 0; i < 3000; ++i) {
       question const q = sample(static_cast<kind>(k), split::training, i);
       seen.insert(readable(q.prompt));
-      if (k + 3 >= kind_names.size()) seen_acts.insert(act(q));
     }
   for (std::size_t k = 0; k < kind_names.size(); ++k) {
     std::set<std::string> fresh;
@@ -106,7 +102,6 @@ TEST_CASE("world: no held-out prompt is a training prompt, and held-out verbs me
       question const q = sample(static_cast<kind>(k), split::held_out, i);
       fresh.insert(readable(q.prompt));
       CHECK(seen.count(readable(q.prompt)) == 0);
-      if (k + 3 >= kind_names.size()) CHECK(seen_acts.count(act(q)) == 0);
     }
     CAPTURE(kind_names[k]);
     CHECK(fresh.size() >= 30);  // counts of one word are few; the rest are hundreds
