@@ -4,12 +4,14 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <latch>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/allocations.hpp"
@@ -78,6 +80,8 @@ TEST_CASE("thread_pool: an exception reaches the caller, the tasks not begun are
       auto const fail_at_three = [&](std::size_t i, std::size_t) {
         ++ran;
         if (i == 3) throw std::runtime_error("task 3");
+        // Slow enough that the rest outlasts any pause of the thread that throws.
+        if (i > 3) std::this_thread::sleep_for(std::chrono::microseconds(50));
       };
       CHECK_THROWS_WITH_AS(pool.for_each(100000, fail_at_three), "task 3", std::runtime_error);
       CHECK(ran < 100000);
