@@ -24,8 +24,8 @@
 /// The same recipe on real preference pairs: a byte-level decoder from random parameters, pretrained on the transcripts
 /// as plain text, SFT on the chosen replies, a reward model and DPO on the pairs, judged by how they rank held-out pairs.
 ///
-/// The reward model scores every byte of the reply and pools them (root_sum): read at the last byte alone it memorises
-/// the training pairs and ranks held-out ones at 58 %. Few held-out pairs make a wide interval, so it is cross-validated
+/// The reward model scores every byte of the reply and pools them (root_sum): read at the last byte alone it tends to
+/// memorise the training pairs. Few held-out pairs make a wide interval, so it is cross-validated
 /// over the training pairs too, each fold starting from the pretrained trunk, which has seen no label.
 namespace recipe {
 

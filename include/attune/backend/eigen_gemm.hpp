@@ -18,8 +18,9 @@
 /// level-2 cache, from malloc; nothing else is allocated.
 ///
 /// Determinism: one order of summation for given shapes. In gemm_nt and gemm_nn a row of C is the same bits whatever
-/// the other rows hold and wherever it stands, as long as m is a multiple of gemm_row_multiple: then every row goes
-/// through the same register block of Eigen's kernel. Callers pad with zero rows.
+/// the other rows hold and wherever it stands, as long as m is a multiple of gemm_row_multiple and m + n + k is at
+/// least 20 (below that Eigen takes another path): then every row goes through the same register block of Eigen's
+/// kernel. Callers pad with zero rows.
 namespace attune {
 
 inline constexpr std::size_t gemm_row_multiple = 4;
