@@ -29,6 +29,8 @@ int main(int count, char** values) {
       ->capture_default_str()->group("Training");
   app.add_option("--label-smoothing", objective.label_smoothing, "probability that a label is flipped")
       ->capture_default_str()->group("Training");
+  app.add_option("--rpo-alpha", objective.rpo_alpha, "weight of the chosen response's negative log-likelihood per token")
+      ->capture_default_str()->group("Training");
   app.add_option("--loss-type", loss_type, "what --label-smoothing means: sigmoid (conservative) or robust")
       ->check(CLI::IsMember({"sigmoid", "robust"}))->capture_default_str()->group("Training");
 

@@ -11,7 +11,7 @@
 namespace recipe {
 
 struct exam_options {
-  std::size_t per_instruction_kind = 100;  ///< questions of each of the ten kinds
+  std::size_t per_instruction_kind = 400;  ///< questions of each of the ten kinds: a share near 96 % to 0.3 points
   std::size_t harmful = 500;               ///< questions
   std::size_t lookalikes = 500;            ///< questions
   std::size_t longest_response = 16;       ///< tokens; what has not ended by then fails

@@ -31,10 +31,9 @@ struct world_options {
   stage_options fine_tuning{.learning_rate = 1.2e-3, .batch_size = 16};
   stage_options reward_model{.learning_rate = 5e-4, .batch_size = 32};
   stage_options dpo{.learning_rate = 3e-4, .batch_size = 64};
-  /// Labels are noisy, and DPO that believes them whole pushes rejected responses down without end: the mass goes to
-  /// responses nobody ever wrote. A strong tie to SFT and conservative labels stop it.
-  double beta = 0.35;
-  double label_smoothing = 0.1;
+  /// DPO alone may let the probability of both responses fall, and the mass goes to responses nobody ever wrote; the
+  /// labels are noisy on top of it. A share of likelihood of the chosen response and conservative labels stop both.
+  attune::dpo_options preference{.beta = 0.25, .label_smoothing = 0.1, .rpo_alpha = 0.1};
   std::size_t held_out_pairs = 1000;  ///< that the reward model is judged on
   checkpoint_place checkpoints{};
 };
@@ -148,7 +147,7 @@ class world_run {
     attune::adamw<float> adamw = optimizer();
     attune::dpo_trainer trainer{policy, reference, adamw,
                                 attune::dpo_trainer_options{.loop = loop_of(options_.dpo, pairs.size(), options_.seed, options_.checkpoints, "dpo"),
-                                                            .dpo = {.beta = options_.beta, .label_smoothing = options_.label_smoothing}}};
+                                                            .dpo = options_.preference}};
     trainer.fit(pairs, sink);
     figures_.loss_curves.push_back(sink.loss("DPO"));
     figures_.accuracy_curves.push_back(sink.accuracy("DPO", 2));

@@ -92,7 +92,7 @@ def bradley_terry_case(coefficient, with_margin):
             "drejected": rejected.grad}
 
 
-def dpo_case(beta, label_smoothing, robust):
+def dpo_case(beta, label_smoothing, robust, rpo_alpha=0.0):
     pairs = integer(1, 4)
     offsets, mask = sequence_batch(2 * pairs, True)
     scale = uniform(0.5, 4.0)
@@ -107,9 +107,12 @@ def dpo_case(beta, label_smoothing, robust):
         each = (-(1 - e) * F.logsigmoid(z) + e * F.logsigmoid(-z)) / (1 - 2 * e)
     else:
         each = -(1 - e) * F.logsigmoid(z) - e * F.logsigmoid(-z)
+    if rpo_alpha > 0:
+        nll = [-(logps * keep)[a:b].sum() / keep[a:b].sum() for a, b in zip(offsets, offsets[1:])]
+        each = each + rpo_alpha * torch.stack(nll[0::2])
     loss = each.sum() / total_pairs
     loss.backward()
-    return {"beta": beta, "label_smoothing": e, "robust": int(robust), "total_pairs": total_pairs, "offsets": offsets,
+    return {"beta": beta, "label_smoothing": e, "robust": int(robust), "rpo_alpha": rpo_alpha, "total_pairs": total_pairs, "offsets": offsets,
             "mask": mask, "logps": logps, "ref_logps": ref_logps, "loss": loss, "dlogps": logps.grad}
 
 
@@ -118,4 +121,5 @@ write("sft.txt", [sft_case(normalization, e)
 write("bradley_terry.txt", [bradley_terry_case(coefficient, with_margin)
                             for _ in range(6) for coefficient in (0.0, 0.01, 0.5) for with_margin in (False, True)])
 write("dpo.txt", [dpo_case(beta, e, robust)
-                  for beta in (0.01, 0.1, 0.5, 2.0) for robust in (False, True) for e in (0.0, 0.1, 0.3, 0.45)])
+                  for beta in (0.01, 0.1, 0.5, 2.0) for robust in (False, True) for e in (0.0, 0.1, 0.3, 0.45)]
+      + [dpo_case(0.2, e, False, rpo_alpha) for rpo_alpha in (0.005, 0.1, 1.0) for e in (0.0, 0.1)])

@@ -28,6 +28,7 @@ namespace {
 
 struct batch {
   std::vector<double> chosen, rejected, ref_chosen, ref_rejected, dchosen, drejected;
+  std::vector<std::size_t> chosen_tokens = {};
 
   explicit batch(std::size_t pairs, std::uint64_t seed = 0, double scale = 5.0)
       : dchosen(pairs, 7.0), drejected(pairs, 7.0) {
@@ -37,7 +38,8 @@ struct batch {
   }
   double loss(dpo_options o = {}, std::size_t total_pairs = 0) {
     return dpo_loss<double>(
-        {.chosen = chosen, .rejected = rejected, .ref_chosen = ref_chosen, .ref_rejected = ref_rejected},
+        {.chosen = chosen, .rejected = rejected, .ref_chosen = ref_chosen, .ref_rejected = ref_rejected,
+         .chosen_tokens = chosen_tokens},
         {.chosen = dchosen, .rejected = drejected}, o, total_pairs);
   }
 };
@@ -169,6 +171,36 @@ TEST_CASE("dpo: every element of the batch gradient agrees with a central differ
     }
 }
 
+TEST_CASE("dpo: rpo_alpha adds the chosen response's negative log-likelihood per token, and nothing else") {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    batch b(3, seed);
+    double const plain = b.loss({.beta = 0.3});
+    auto const dchosen = b.dchosen, drejected = b.drejected;
+    b.chosen_tokens = {1, 4, 7};
+    dpo_options const o{.beta = 0.3, .rpo_alpha = 0.5};
+    double const loss = b.loss(o);
+    double expected = plain;
+    for (std::size_t i = 0; i < 3; ++i) {
+      double const tokens = static_cast<double>(b.chosen_tokens[i]);
+      expected -= 0.5 * b.chosen[i] / tokens / 3.0;
+      CHECK(b.dchosen[i] == doctest::Approx(dchosen[i] - 0.5 / tokens / 3.0).epsilon(1e-14));
+    }
+    CHECK(loss == doctest::Approx(expected).epsilon(1e-14));
+    CHECK(b.drejected == drejected);
+    auto const ours = b.dchosen;
+    CHECK(testing::check_gradient([&] { return b.loss(o); }, b.chosen, ours, 1.0).worst_error <= 1e-8);
+  }
+}
+
+TEST_CASE("dpo: rpo_alpha without the lengths it divides by, or with one of 0, is refused") {
+  batch b(2);
+  CHECK(message_of(b, {.rpo_alpha = 0.1}) ==
+        "expected dpo_loss: with rpo_alpha > 0, chosen_tokens.size() == chosen.size(), got 0");
+  b.chosen_tokens = {3, 0};
+  CHECK(message_of(b, {.rpo_alpha = 0.1}) == "expected dpo_loss: a token or more in every chosen completion; none in pair, got 1");
+  CHECK(message_of(b, {.rpo_alpha = -0.1}) == "expected dpo_options.rpo_alpha >= 0 and finite, got -0.1");
+}
+
 TEST_CASE("dpo: loss and token gradients are PyTorch's") {
   auto const cases = read_golden("dpo.txt");
   CHECK(cases.size() >= 20);
@@ -189,7 +221,8 @@ TEST_CASE("dpo: loss and token gradients are PyTorch's") {
       b.ref_rejected[i] = ref_sums[2 * i + 1];
     }
     auto const smoothing = c.number("robust") != 0 ? dpo_smoothing::robust : dpo_smoothing::conservative;
-    double const loss = b.loss({c.number("beta"), c.number("label_smoothing"), smoothing},
+    for (std::size_t i = 0; i < pairs; ++i) b.chosen_tokens.push_back(completion_tokens(s.sequence_mask(2 * i)));
+    double const loss = b.loss({c.number("beta"), c.number("label_smoothing"), smoothing, c.number("rpo_alpha")},
                                static_cast<std::size_t>(c.number("total_pairs")));
     CHECK(relative_error(loss, c.number("loss")) <= 1e-10);
     for (std::size_t i = 0; i < pairs; ++i) {

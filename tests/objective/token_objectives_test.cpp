@@ -99,7 +99,7 @@ TEST_CASE("dpo_on_tokens: a policy equal to its reference has loss log 2, and be
 TEST_CASE("dpo_on_tokens: every token's slope agrees with a central difference of the loss") {
   batch b;
   std::vector<double> const reference{-5.0, -1.0, -3.0, -9.0};
-  dpo_on_tokens objective(reference, {.beta = 0.5, .label_smoothing = 0.1}, 3);
+  dpo_on_tokens objective(reference, {.beta = 0.5, .label_smoothing = 0.1, .rpo_alpha = 0.2}, 3);
   b.ask(objective);
   auto const slopes = b.slopes;
   auto const report = testing::check_gradient([&] { return b.ask(objective); }, b.logps, slopes);

@@ -166,12 +166,14 @@ TEST_CASE("dpo trainer: the metrics are TRL's, by their definitions") {
     expected["rewards/margins"] += share * (r_w - r_l);
     expected["logps/chosen"] += share * chosen;
     expected["logps/rejected"] += share * rejected;
-    expected["loss"] += share * std::log1p(std::exp(-(r_w - r_l)));
+    double const nll = -chosen / static_cast<double>(row.chosen.size());
+    expected["nll_loss"] += share * nll;
+    expected["loss"] += share * (std::log1p(std::exp(-(r_w - r_l))) + 0.2 * nll);
   }
   adamw<double> optimizer;
   dpo_trainer trainer{policy, reference, optimizer,
                       {.loop = {.max_steps = 1, .batch_size = 11, .micro_batch_tokens = 30},
-                       .dpo = {.beta = beta},
+                       .dpo = {.beta = beta, .rpo_alpha = 0.2},
                        .require_reference_equals_policy = false}};
   named_values logged;
   trainer.fit(pairs, [&](report const& r) {

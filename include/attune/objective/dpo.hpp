@@ -27,6 +27,10 @@ struct dpo_options {
   double beta = 0.1;             ///< strength of the KL constraint behind the implied reward; > 0
   double label_smoothing = 0.0;  ///< probability that a label is flipped; [0, 1/2], robust [0, 1/2)
   dpo_smoothing smoothing = dpo_smoothing::conservative;  ///< what label_smoothing means
+  /// Weight of the chosen response's negative log-likelihood per token, added to the pair's loss (Pang et al. 2024,
+  /// "Iterative reasoning preference optimization", eq. 2): keeps its probability up while the rejected one's falls,
+  /// where DPO alone may let both go; >= 0.
+  double rpo_alpha = 0.0;
 };
 
 /// Throws contract_violation naming the field and its value.
@@ -38,9 +42,12 @@ inline void validate(dpo_options const& o) {
   else
     expects(o.label_smoothing >= 0.0 && o.label_smoothing <= 0.5, "dpo_options.label_smoothing in [0, 0.5]",
             o.label_smoothing);
+  expects(o.rpo_alpha >= 0.0 && o.rpo_alpha <= (std::numeric_limits<double>::max)(),
+          "dpo_options.rpo_alpha >= 0 and finite", o.rpo_alpha);
 }
 
-/// The loss of one pair and its derivatives, from its two log-ratios log pi(y) - log pi_ref(y).
+/// The loss of one pair and its derivatives, from its two log-ratios log pi(y) - log pi_ref(y); without the term of
+/// rpo_alpha, which is no function of the ratios.
 ///
 /// With z = beta (chosen - rejected), e = label_smoothing, s the logistic function:
 ///   conservative  -(1 - e) log s(z) - e log s(-z)                    =  -log s(z) + e z
@@ -66,6 +73,7 @@ struct pair_logps {
   std::span<T const> rejected;      // (pairs)
   std::span<T const> ref_chosen;    // (pairs)
   std::span<T const> ref_rejected;  // (pairs)
+  std::span<std::size_t const> chosen_tokens = {};  // (pairs) tokens in the chosen completion; for rpo_alpha > 0 only
 };
 
 /// Sum over this batch of the pairs' losses / total_pairs; overwrites the slopes with its derivatives with respect to
@@ -87,6 +95,12 @@ T dpo_loss(pair_logps<T> logps, pair_slopes<T> slopes, dpo_options options = {},
   expects(slopes.chosen.size() == pairs, "dpo_loss: slopes.chosen.size() == chosen.size()", slopes.chosen.size());
   expects(slopes.rejected.size() == pairs, "dpo_loss: slopes.rejected.size() == chosen.size()", slopes.rejected.size());
   expects(total_pairs == 0 || total_pairs >= pairs, "dpo_loss: total_pairs >= chosen.size()", total_pairs);
+  if (options.rpo_alpha > 0.0) {
+    expects(logps.chosen_tokens.size() == pairs, "dpo_loss: with rpo_alpha > 0, chosen_tokens.size() == chosen.size()",
+            logps.chosen_tokens.size());
+    for (std::size_t i = 0; i < pairs; ++i)
+      expects(logps.chosen_tokens[i] > 0, "dpo_loss: a token or more in every chosen completion; none in pair", i);
+  }
   expects_finite(logps.chosen, "dpo_loss: chosen");
   expects_finite(logps.rejected, "dpo_loss: rejected");
   expects_finite(logps.ref_chosen, "dpo_loss: ref_chosen");
@@ -100,8 +114,11 @@ T dpo_loss(pair_logps<T> logps, pair_slopes<T> slopes, dpo_options options = {},
   for (std::size_t i = 0; i < pairs; ++i) {
     auto const one = dpo_objective(log_ratio(logps.chosen[i], logps.ref_chosen[i]),
                                    log_ratio(logps.rejected[i], logps.ref_rejected[i]), options);
-    loss += one.value / total;
-    slopes.chosen[i] = saturate_cast<T>(one.chosen / total);
+    double const nll_slope =
+        options.rpo_alpha > 0.0 ? -options.rpo_alpha / static_cast<double>(logps.chosen_tokens[i]) : 0.0;
+    double const nll = options.rpo_alpha > 0.0 ? nll_slope * static_cast<double>(logps.chosen[i]) : 0.0;
+    loss += (one.value + nll) / total;
+    slopes.chosen[i] = saturate_cast<T>((one.chosen + nll_slope) / total);
     slopes.rejected[i] = saturate_cast<T>(one.rejected / total);
   }
   return saturate_cast<T>(loss);

@@ -88,6 +88,7 @@ class dpo_on_tokens {
             ref_logps_.size());
     std::size_t const pairs = batch.size() / 2;
     scratch_.resize(6 * pairs);
+    chosen_tokens_.resize(pairs);
     std::span<double> const all(scratch_);
     std::span<double> const sums = all.first(2 * pairs);
     auto const column = [&](std::size_t k) { return all.subspan((2 + k) * pairs, pairs); };
@@ -96,13 +97,15 @@ class dpo_on_tokens {
       for (std::size_t b : {2 * i, 2 * i + 1})
         expects(completion_tokens(batch.sequence_mask(b)) > 0,
                 "dpo_on_tokens: a masked-in token in every sequence; found none in sequence", b);
+      chosen_tokens_[i] = completion_tokens(batch.sequence_mask(2 * i));
       column(0)[i] = sums[2 * i];
       column(1)[i] = sums[2 * i + 1];
       column(2)[i] = ref_logps_[2 * i];
       column(3)[i] = ref_logps_[2 * i + 1];
     }
     double const loss = dpo_loss<double>(
-        {.chosen = column(0), .rejected = column(1), .ref_chosen = column(2), .ref_rejected = column(3)},
+        {.chosen = column(0), .rejected = column(1), .ref_chosen = column(2), .ref_rejected = column(3),
+         .chosen_tokens = chosen_tokens_},
         {.chosen = column(0), .rejected = column(1)}, options_, total_pairs_);
     for (std::size_t i = 0; i < pairs; ++i) {
       sums[2 * i] = column(0)[i];
@@ -117,6 +120,7 @@ class dpo_on_tokens {
   dpo_options options_;
   std::size_t total_pairs_;
   std::vector<double> scratch_;
+  std::vector<std::size_t> chosen_tokens_;
 };
 
 }  // namespace attune

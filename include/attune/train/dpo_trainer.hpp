@@ -41,15 +41,17 @@ concept PairReference = ReferencePolicy<R> || std::same_as<R, reference_cache>;
 /// Metrics, over the pairs since the last report, in TRL's definitions: rewards/chosen and rewards/rejected (means of
 /// beta * log-ratio), rewards/accuracies (share with chosen strictly above rejected: 0 at the first step, where all are
 /// equal), rewards/margins, logps/chosen and logps/rejected (means of log pi of whole responses). That logps/chosen
-/// falls while the margin grows is DPO's known habit, not a defect of the run.
+/// falls while the margin grows is DPO's known habit, not a defect of the run. With rpo_alpha > 0 also nll_loss, the mean
+/// over pairs of -log pi(chosen) per token.
 template <Policy P, PairReference R>
 class dpo_stage {
  public:
   using scalar = typename P::scalar;
   using example = preference_pair;
   static constexpr std::string_view name = "dpo";
-  static constexpr std::array<std::string_view, 6> metric_names{"rewards/chosen",  "rewards/rejected", "rewards/accuracies",
-                                                                "rewards/margins", "logps/chosen",     "logps/rejected"};
+  static constexpr std::array<std::string_view, 7> metric_names{"rewards/chosen",  "rewards/rejected", "rewards/accuracies",
+                                                                "rewards/margins", "logps/chosen",     "logps/rejected",
+                                                                "nll_loss"};
 
   dpo_stage(P& policy, R const& reference, dpo_options options, bool require_equal)
       : policy_(policy), reference_(reference), options_(options), require_equal_(require_equal) {
@@ -109,7 +111,7 @@ class dpo_stage {
   }
 
   void describe(checksum64& sum) const {
-    sum.update_number(options_.beta).update_number(options_.label_smoothing);
+    sum.update_number(options_.beta).update_number(options_.label_smoothing).update_number(options_.rpo_alpha);
     sum.update_number(static_cast<std::uint64_t>(options_.smoothing));
     if constexpr (std::same_as<R, reference_cache>) sum.update_number(reference_.model());
     else if constexpr (requires { reference_.fingerprint(); }) sum.update_number(model_fingerprint(reference_));
@@ -146,6 +148,8 @@ class dpo_stage {
     sums_.resize(2 * pairs);
     chosen_.resize(pairs);
     rejected_.resize(pairs);
+    chosen_tokens_.resize(pairs);
+    for (std::size_t i = 0; i < pairs; ++i) chosen_tokens_[i] = completion_tokens(batch.sequences.sequence_mask(2 * i));
     sequence_sums<scalar>(logps, batch.sequences, sums_);
     for (std::size_t i = 0; i < pairs; ++i) {
       chosen_[i] = sums_[2 * i];
@@ -169,13 +173,15 @@ class dpo_stage {
       measured_[3].add(better - worse);
       measured_[4].add(chosen_[i]);
       measured_[5].add(rejected_[i]);
+      if (options_.rpo_alpha > 0.0) measured_[6].add(-chosen_[i] / static_cast<double>(chosen_tokens_[i]));
     }
   }
 
   // In double, whatever the policy's scalar. Slopes take the place of the policy's sums.
   double loss(std::size_t total_pairs) {
     return dpo_loss<double>(
-        {.chosen = chosen_, .rejected = rejected_, .ref_chosen = ref_chosen_, .ref_rejected = ref_rejected_},
+        {.chosen = chosen_, .rejected = rejected_, .ref_chosen = ref_chosen_, .ref_rejected = ref_rejected_,
+         .chosen_tokens = chosen_tokens_},
         {.chosen = chosen_, .rejected = rejected_}, options_, total_pairs);
   }
 
@@ -208,10 +214,11 @@ class dpo_stage {
   bool check_equal_ = false;
   std::size_t pairs_of_step_ = 0;
   std::span<reference_sums const> train_sums_, evaluation_sums_;
+  std::vector<std::size_t> chosen_tokens_;
   std::vector<scalar> logps_;
   decltype(reference_buffer()) ref_logps_;
   std::vector<double> sums_, chosen_, rejected_, ref_chosen_, ref_rejected_;
-  std::array<metric_sum, 6> measured_{};
+  std::array<metric_sum, 7> measured_{};
 };
 
 /// Direct preference optimisation of a policy against a reference (door 3). All three are borrowed and must outlive the
