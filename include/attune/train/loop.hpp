@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +20,7 @@
 #include <attune/train/batches.hpp>
 #include <attune/train/checkpoint.hpp>
 #include <attune/train/loop_options.hpp>
+#include <attune/train/run_checkpoints.hpp>
 #include <attune/train/stage.hpp>
 
 namespace attune {
@@ -56,7 +56,9 @@ class training_loop {
     summary_ = {};
     tokens_here_ = 0;
     optimizer_.zero_gradient(model_);
-    open_checkpoints(train);
+    auto const visit = [this](state_visitor visitor) { visit_state(visitor); };
+    if (auto const step = checkpoints_.open(options_, [&] { return identity_of(train); }, visit))
+      expects(*step == state_.step && *step <= total_steps_, "a checkpoint whose parts agree on its step", *step);
     summary_.resumed_from = static_cast<std::size_t>(state_.step);
 
     tell(sink, report_kind::start, {});
@@ -65,7 +67,7 @@ class training_loop {
       train_step(train, order.step(static_cast<std::size_t>(state_.step)), sink);
       bool const last = state_.step == total_steps_;
       if (evaluation != nullptr && (last || due(options_.eval_steps))) evaluate(*evaluation, sink);
-      if (checkpoints_ && (last || due(options_.save_steps))) save();
+      if (checkpoints_.are_kept() && (last || due(options_.save_steps))) checkpoints_.save(state_.step, visit);
     }
     if (evaluation != nullptr && summary_.evaluation.empty()) evaluate(*evaluation, sink);  // resumed when all was done
     summary_.steps = static_cast<std::size_t>(state_.step);
@@ -241,29 +243,13 @@ class training_loop {
   }
 
   template <class Train>
-  void open_checkpoints(Train const& train) {
-    checkpoints_.reset();
-    if (options_.checkpoint_folder.empty()) return;
-    checkpoints_ = std::make_unique<checkpoint_folder>(options_.checkpoint_folder);
+  run_identity identity_of(Train const& train) {
     checksum64 options;
     options.update(std::string_view(Stage::name));
     stage_.describe(options);
     describe(options_, total_steps_, options);
     if constexpr (requires { optimizer_.describe(options); }) optimizer_.describe(options);
-    identity_ = {shape_fingerprint(model_), fingerprint(rows_as<typename Stage::example, Train>{train}), options.value()};
-    std::vector<std::uint64_t> const steps = checkpoints_->steps();
-    if (steps.empty()) return;
-    expects(options_.resume,
-            "loop_options.resume, or a folder without checkpoints: this one has an earlier run's, of step",
-            steps.back());
-    std::uint64_t const step = load_checkpoint(checkpoints_->file(steps.back()), identity_,
-                                               [this](state_visitor visit) { visit_state(visit); });
-    expects(step == state_.step && step <= total_steps_, "a checkpoint whose parts agree on its step", step);
-    checkpoints_->prune();
-  }
-
-  void save() {
-    checkpoints_->save(identity_, state_.step, [this](state_visitor visit) { visit_state(visit); });
+    return {shape_fingerprint(model_), fingerprint(rows_as<typename Stage::example, Train>{train}), options.value()};
   }
 
   void visit_state(state_visitor visit) {
@@ -293,8 +279,7 @@ class training_loop {
   std::size_t total_steps_ = 0;
   std::size_t tokens_here_ = 0;
   std::chrono::steady_clock::time_point begin_;
-  std::unique_ptr<checkpoint_folder> checkpoints_;
-  run_identity identity_;
+  run_checkpoints checkpoints_;
 };
 
 }  // namespace attune

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#include <attune/core/checksum.hpp>
+#include <attune/core/contract.hpp>
+#include <attune/core/sequences.hpp>
+#include <attune/objective/gae.hpp>
+#include <attune/objective/group_advantages.hpp>
+#include <attune/objective/loss_aggregation.hpp>
+#include <attune/objective/ppo.hpp>
+#include <attune/objective/value_loss.hpp>
+#include <attune/train/kl_controller.hpp>
+#include <attune/train/loop_options.hpp>
+
+namespace attune {
+
+/// What makes a response's rewards into advantages.
+enum class advantage_estimator {
+  gae,                  ///< generalised advantage estimation; needs a critic
+  rloo,                 ///< the others are group_baseline's; they need no critic and num_generations >= 2
+  grpo,
+  dr_grpo,
+  reinforce_plus_plus,
+};
+
+/// What happens to the score of a response that did not end with a stop token.
+enum class missing_eos {
+  keep,      ///< nothing
+  subtract,  ///< missing_eos_penalty is taken off it (TRL)
+  replace,   ///< it becomes -missing_eos_penalty (Stiennon et al. 2020; Huang et al. 2024)
+};
+
+/// Which token bears the score.
+enum class score_position {
+  end_token,  ///< the response's last; the value after it is 0
+  after_end,  ///< the position after it, as in TRL and Huang et al. 2024: lambda discounts the score and the critic's
+              ///< value there replaces a part of it. For parity; a response of max_new_tokens bears it on its last token
+};
+
+/// How responses are drawn. The temperature is the policy's own (TemperedPolicy): it divides the logits in every
+/// log-probability, or the ratio would not be 1 at the first step.
+struct rollout_options {
+  std::size_t num_generations = 1;          ///< responses per prompt; >= 1
+  std::size_t max_new_tokens = 53;          ///< length limit of a response; >= 1
+  std::vector<token_id> stop_tokens = {};   ///< each ends a response and is kept as its last token
+  std::size_t top_k = 0;                    ///< 0 keeps all tokens. With a filter, samples come from another distribution
+  double top_p = 1.0;                       ///< than the one trained; rollout/log_ratio reports by how much
+  missing_eos without_eos = missing_eos::keep;
+  double missing_eos_penalty = 1.0;         ///< unit of the scores; > 0
+};
+
+struct ppo_trainer_options {
+  /// A step is an update: batch_size prompts, num_generations responses to each, num_ppo_epochs passes over them in
+  /// num_mini_batches optimiser steps. The schedule runs over updates. There are no eval_steps.
+  loop_options loop = {.learning_rate = 3e-6};
+  rollout_options rollout = {};
+  kl_options kl = {};
+  ppo_options ppo = {};                     ///< kl_loss_coef and kl_loss_estimator are set from `kl`
+  value_loss_options value = {};
+  double vf_coef = 0.1;                     ///< weight of the value loss; > 0
+  double entropy_coef = 0.0;                ///< weight of the entropy bonus; >= 0; > 0 needs an EntropicPolicy
+  std::size_t num_ppo_epochs = 4;           ///< passes over a rollout; >= 1
+  std::size_t num_mini_batches = 1;         ///< optimiser steps per pass; >= 1, at most the responses of an update
+  loss_aggregation aggregation = loss_aggregation::token_mean;  ///< constant: divides by max_new_tokens
+  advantage_estimator advantages = advantage_estimator::gae;
+  gae_options gae = {};
+  double std_epsilon = 1e-4;                ///< GRPO's guard against a deviation of 0; > 0
+  bool whiten_advantages = true;            ///< over the rollout; gae alone
+  bool whiten_rewards = false;              ///< over the rollout, mean kept; gae alone
+  score_position score = score_position::end_token;
+  /// A mini-batch whose approxkl exceeds it is not applied and ends the update; > 0, or 0: off.
+  double target_kl = 0.0;
+  /// Refuse to start unless policy and reference agree on the first rollout. false: they differ on purpose.
+  bool require_reference_equals_policy = true;
+};
+
+/// Throws contract_violation naming the field and its value.
+inline void validate(ppo_trainer_options const& o) {
+  validate(o.loop);
+  validate(o.kl);
+  validate(o.ppo);
+  validate(o.value);
+  validate(o.gae);
+  expects(o.loop.eval_steps == 0 && !o.loop.eval_on_start,
+          "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data");
+  expects(o.ppo.kl_loss_coef == 0.0, "ppo_options.kl_loss_coef == 0: kl_options.kl_coef with placement loss says it",
+          o.ppo.kl_loss_coef);
+  rollout_options const& r = o.rollout;
+  expects(r.num_generations >= 1, "rollout_options.num_generations >= 1", r.num_generations);
+  expects(r.max_new_tokens >= 1, "rollout_options.max_new_tokens >= 1", r.max_new_tokens);
+  expects(r.top_p > 0.0 && r.top_p <= 1.0, "rollout_options.top_p in (0, 1]", r.top_p);
+  for (token_id const id : r.stop_tokens) expects(id >= 0, "rollout_options.stop_tokens >= 0", id);
+  expects(r.missing_eos_penalty > 0.0 && std::isfinite(r.missing_eos_penalty),
+          "rollout_options.missing_eos_penalty > 0 and finite", r.missing_eos_penalty);
+  expects(r.without_eos == missing_eos::keep || !r.stop_tokens.empty(),
+          "rollout_options.stop_tokens, since without_eos is set: nothing could end a response");
+  expects(o.vf_coef > 0.0 && std::isfinite(o.vf_coef), "ppo_trainer_options.vf_coef > 0 and finite", o.vf_coef);
+  expects(o.entropy_coef >= 0.0 && std::isfinite(o.entropy_coef), "ppo_trainer_options.entropy_coef >= 0 and finite",
+          o.entropy_coef);
+  expects(o.num_ppo_epochs >= 1, "ppo_trainer_options.num_ppo_epochs >= 1", o.num_ppo_epochs);
+  expects(o.num_mini_batches >= 1 && o.num_mini_batches <= o.loop.batch_size * r.num_generations,
+          "ppo_trainer_options.num_mini_batches in [1, batch_size * num_generations]", o.num_mini_batches);
+  expects(o.target_kl >= 0.0 && std::isfinite(o.target_kl), "ppo_trainer_options.target_kl >= 0 and finite", o.target_kl);
+  expects(o.std_epsilon > 0.0 && std::isfinite(o.std_epsilon), "ppo_trainer_options.std_epsilon > 0 and finite",
+          o.std_epsilon);
+  bool const grouped = o.advantages != advantage_estimator::gae;
+  expects(!grouped || r.num_generations >= 2,
+          "rollout_options.num_generations >= 2: in a group of one, a response has nothing to be compared with",
+          r.num_generations);
+  expects(!grouped || !o.whiten_rewards, "ppo_trainer_options.whiten_rewards == false, which only gae has a use for");
+  expects(!grouped || o.score == score_position::end_token,
+          "ppo_trainer_options.score end_token: without gae the score has no position");
+}
+
+/// Folds what shapes the run's result into a checksum.
+inline void describe(ppo_trainer_options const& o, checksum64& sum) noexcept {
+  auto const whole = [&](auto value) { sum.update_number(static_cast<std::uint64_t>(value)); };
+  whole(o.rollout.num_generations);
+  whole(o.rollout.max_new_tokens);
+  whole(o.rollout.stop_tokens.size());
+  for (token_id const id : o.rollout.stop_tokens) sum.update_number(id);
+  whole(o.rollout.top_k);
+  sum.update_number(o.rollout.top_p).update_number(o.rollout.missing_eos_penalty);
+  whole(o.rollout.without_eos);
+  sum.update_number(o.kl.kl_coef).update_number(o.kl.target).update_number(o.kl.horizon);
+  whole(o.kl.placement);
+  whole(o.kl.estimator);
+  sum.update_number(o.ppo.cliprange).update_number(o.ppo.cliprange_high).update_number(o.ppo.dual_clip);
+  sum.update_number(o.value.cliprange_value).update_number(o.vf_coef).update_number(o.entropy_coef);
+  whole(o.num_ppo_epochs);
+  whole(o.num_mini_batches);
+  whole(o.aggregation);
+  whole(o.advantages);
+  sum.update_number(o.gae.gamma).update_number(o.gae.lam).update_number(o.std_epsilon);
+  whole(o.whiten_advantages);
+  whole(o.whiten_rewards);
+  whole(o.score);
+  sum.update_number(o.target_kl);
+}
+
+}  // namespace attune

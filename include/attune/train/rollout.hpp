@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <attune/concepts/dataset.hpp>
+#include <attune/concepts/generative_policy.hpp>
+#include <attune/concepts/reward_model.hpp>
+#include <attune/core/contract.hpp>
+#include <attune/core/sequences.hpp>
+#include <attune/core/statistics.hpp>
+#include <attune/train/loop_options.hpp>
+#include <attune/train/ppo_options.hpp>
+#include <attune/train/response_batch.hpp>
+
+namespace attune {
+
+/// Responses to some prompts, and what policy, reference and reward model say of them. Numbers per token are aligned
+/// with the tokens and 0 on prompts; double, whatever the models' scalars. A rollout filled again keeps its memory.
+struct rollout {
+  sequences responses;                  ///< prompt + response, the response masked in
+  std::vector<std::size_t> prompts;     ///< (responses) place of the prompt in the dataset
+  std::vector<std::uint8_t> finished;   ///< (responses) 1: it ended with a stop token
+  std::vector<double> logps;            ///< (tokens) under the policy that drew them
+  std::vector<double> ref_logps;        ///< (tokens) under the reference
+  std::vector<double> scores;           ///< (responses) of the reward model, missing_eos applied
+  metric_sum sampler_log_ratio;         ///< mean over tokens of log sampler - log policy; 0 unless a filter is set
+  std::size_t new_tokens = 0;           ///< in the responses
+  double generation_seconds = 0.0;      ///< wall-clock of sampling alone
+};
+
+/// Draws the responses of an update and scores them. What a response is depends on seed, its number in the run, prompt,
+/// policy and options, not on its neighbours. Policy, reference and reward model are borrowed.
+template <GenerativePolicy P, ReferencePolicy R, RewardModel M>
+class rollout_collector {
+ public:
+  rollout_collector(P& policy, R const& reference, M& reward, rollout_options options, std::size_t micro_batch_tokens,
+                    std::uint64_t seed)
+      : policy_(policy), reference_(reference), reward_(reward), options_(std::move(options)), budget_(micro_batch_tokens) {
+    if constexpr (requires { policy.temperature(); reference.temperature(); })
+      expects(policy.temperature() == reference.temperature(),
+              "rollout: policy and reference at one temperature; the reference has", reference.temperature());
+    sampling_ = {.temperature = 1.0,
+                 .top_k = options_.top_k,
+                 .top_p = options_.top_p,
+                 .max_new_tokens = options_.max_new_tokens,
+                 .stop_tokens = options_.stop_tokens,
+                 .seed = seed};
+  }
+
+  /// num_generations responses to each of the prompts `examples`, one prompt after the other; `first_response` is the
+  /// number in the run of the first of them. Throws contract_violation for a response without a token and for a sampler
+  /// whose log-probabilities are not the policy's; nonfinite_error for a number that is not finite; each names the
+  /// response and its prompt's place in the dataset. What the reward model throws passes through.
+  template <PromptDataset D>
+  void operator()(D const& prompts, std::span<std::size_t const> examples, std::uint64_t first_response, rollout& out) {
+    asked_.clear();
+    out.prompts.clear();
+    for (std::size_t const example : examples)
+      for (std::size_t g = 0; g < options_.num_generations; ++g) {
+        auto&& row = prompts[example];
+        std::span<token_id const> const prompt(row.prompt);
+        if (prompt.empty()) throw contract_violation("rollout: prompt " + std::to_string(example) + " has no token");
+        asked_.push_back(prompt, {});
+        out.prompts.push_back(example);
+      }
+    sampling_.first_stream = first_response;
+    auto const begin = std::chrono::steady_clock::now();
+    bool const scored = generate(out);
+    out.generation_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    sequences_view const s = out.responses;
+    expects(s.size() == asked_.size(), "rollout: as many responses as prompts from the policy's generate", s.size());
+    out.new_tokens = completion_tokens(s.mask);
+    out.finished.resize(s.size());
+    for (std::size_t b = 0; b < s.size(); ++b) {
+      if (completion_tokens(s.sequence_mask(b)) == 0) throw contract_violation("rollout: no token in " + place(out, b));
+      out.finished[b] = sampling_.stops(s.sequence(b).back()) ? 1 : 0;
+    }
+    read_log_probs(policy_, s, policy_logps_, out.logps, "policy", out);
+    read_log_probs(reference_, s, reference_logps_, out.ref_logps, "reference", out);
+    if (scored) compare_sampler(out);
+    score(out);
+  }
+
+ private:
+  static std::string place(rollout const& of, std::size_t response) {
+    return "response " + std::to_string(response) + " (prompt " + std::to_string(of.prompts[response]) + ")";
+  }
+
+  // True if the sampler said how probable each token was to it.
+  bool generate(rollout& out) {
+    try {
+      if constexpr (ScoredGenerativePolicy<P>) {
+        policy_.generate(asked_.view(), sampling_, out.responses, sampler_logps_);
+        return true;
+      } else {
+        policy_.generate(asked_.view(), sampling_, out.responses);
+        return false;
+      }
+    } catch (contract_violation const& broken) {  // names a prompt of this batch; the user knows the dataset's
+      std::string all = " (examples";
+      for (std::size_t b = 0; b < out.prompts.size(); b += options_.num_generations) all += " " + std::to_string(out.prompts[b]);
+      throw contract_violation(broken.what() + all + "; " + std::to_string(options_.num_generations) + " responses each)");
+    }
+  }
+
+  template <class Model, class T>
+  void read_log_probs(Model const& model, sequences_view s, std::vector<T>& scratch, std::vector<double>& out,
+                      char const* whose, rollout const& of) {
+    out.assign(s.total_tokens(), 0.0);
+    for_response_batches(s, budget_, batch_, [&](response_batch const& batch) {
+      scratch.resize(batch.tokens().total_tokens());
+      model.log_probs(batch.tokens(), std::span<T>(scratch));
+      batch.scatter(std::span<T const>(scratch), s, out);
+    });
+    for (std::size_t b = 0; b < s.size(); ++b)
+      for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
+        if (s.mask[t] != 0 && !std::isfinite(out[t]))
+          throw nonfinite_error("rollout: the " + std::string(whose) + "'s log-probabilities are not finite in " + place(of, b));
+  }
+
+  // Without a filter the sampler's distribution has to be the one that the trainer scores; with one it is reported how
+  // far they are apart.
+  void compare_sampler(rollout& out) {
+    bool const filtered = sampling_.top_k > 0 || sampling_.top_p < 1.0;
+    double const rounding = 4096.0 * static_cast<double>(std::numeric_limits<typename P::scalar>::epsilon());
+    sequences_view const s = out.responses;
+    out.sampler_log_ratio = {};
+    for (std::size_t b = 0; b < s.size(); ++b)
+      for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t) {
+        if (s.mask[t] == 0) continue;
+        double const drawn = static_cast<double>(sampler_logps_[t]);
+        if (filtered) out.sampler_log_ratio.add(drawn - out.logps[t]);
+        else if (!(std::abs(drawn - out.logps[t]) <= rounding * (1.0 + std::abs(out.logps[t]))))
+          throw contract_violation("rollout: the sampler drew token " + std::to_string(t - s.offsets[b]) + " of " +
+                                   place(out, b) + " with log-probability " + std::to_string(drawn) +
+                                   ", the policy's log_probs says " + std::to_string(out.logps[t]) +
+                                   ": they have to be one distribution");
+      }
+  }
+
+  void score(rollout& out) {
+    sequences_view const s = out.responses;
+    out.scores.assign(s.size(), 0.0);
+    for_response_batches(s, budget_, batch_, [&](response_batch const& batch) {
+      batch_scores_.assign(batch.size(), 0.0);
+      reward_(batch.tokens(), std::span<double>(batch_scores_));
+      for (std::size_t i = 0; i < batch.size(); ++i) out.scores[batch.source(i)] = batch_scores_[i];
+    });
+    for (std::size_t b = 0; b < s.size(); ++b) {
+      if (!std::isfinite(out.scores[b])) throw nonfinite_error("rollout: the reward is not finite for " + place(out, b));
+      if (out.finished[b] != 0) continue;
+      if (options_.without_eos == missing_eos::subtract) out.scores[b] -= options_.missing_eos_penalty;
+      if (options_.without_eos == missing_eos::replace) out.scores[b] = -options_.missing_eos_penalty;
+    }
+  }
+
+  P& policy_;
+  R const& reference_;
+  M& reward_;
+  rollout_options options_;
+  sampling_options sampling_;
+  std::size_t budget_;
+  sequences asked_;
+  response_batch batch_;
+  std::vector<typename P::scalar> sampler_logps_, policy_logps_;
+  std::vector<typename R::scalar> reference_logps_;
+  std::vector<double> batch_scores_;
+};
+
+}  // namespace attune
