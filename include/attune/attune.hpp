@@ -35,6 +35,9 @@
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/objective/dpo.hpp>
 #include <attune/objective/expects_finite.hpp>
+#include <attune/objective/expects_finite_tokens.hpp>
+#include <attune/objective/kl.hpp>
+#include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/objective/sft.hpp>
