@@ -39,10 +39,12 @@
 #include <attune/objective/kl.hpp>
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
+#include <attune/objective/ppo.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/objective/sft.hpp>
 #include <attune/objective/token_objectives.hpp>
 #include <attune/objective/value_and_slope.hpp>
+#include <attune/objective/value_loss.hpp>
 
 #include <attune/train/adamw.hpp>
 #include <attune/train/batches.hpp>
