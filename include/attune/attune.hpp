@@ -35,11 +35,20 @@
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/objective/dpo.hpp>
 #include <attune/objective/expects_finite.hpp>
+#include <attune/objective/expects_finite_tokens.hpp>
+#include <attune/objective/gae.hpp>
+#include <attune/objective/group_advantages.hpp>
+#include <attune/objective/kl.hpp>
+#include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
+#include <attune/objective/ppo.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/objective/sft.hpp>
 #include <attune/objective/token_objectives.hpp>
+#include <attune/objective/token_rewards.hpp>
 #include <attune/objective/value_and_slope.hpp>
+#include <attune/objective/value_loss.hpp>
+#include <attune/objective/whiten.hpp>
 
 #include <attune/train/adamw.hpp>
 #include <attune/train/batches.hpp>
