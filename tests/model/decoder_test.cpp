@@ -16,7 +16,7 @@
 using namespace attune;
 
 static_assert(SmoothedPolicy<decoder<float>> && SmoothedPolicy<decoder<double>>);
-static_assert(GenerativePolicy<decoder<float>>);
+static_assert(ScoredGenerativePolicy<decoder<float>> && ScoredGenerativePolicy<decoder<double>>);
 
 namespace {
 

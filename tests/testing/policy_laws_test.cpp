@@ -16,8 +16,7 @@ namespace {
 enum class defect {
   none, unnormalised, writes_masked, impure, not_causal, not_local, order_matters,  // of log_probs
   inconsistent, asks_twice, dirty_slopes, wrong_gradient, not_linear, overwrites, moves_values, changes_on_throw, renames,
-  wrong_mean, mean_without_gradient,                                               // of the gradient
-  shared_stream, wrong_distribution, unrepeatable, drops_prompt, too_long          // of generation
+  wrong_mean, mean_without_gradient  // of the gradient
 };
 
 class defective_policy {
@@ -70,19 +69,6 @@ class defective_policy {
     return out;
   }
 
-  void generate(sequences_view prompts, sampling_options options, sequences& out) {
-    if (defect_ == defect::unrepeatable) options.seed += ++calls_;
-    if (defect_ == defect::wrong_distribution) options.temperature *= 1.4;
-    if (defect_ == defect::too_long) options.max_new_tokens += 1;
-    if (defect_ == defect::shared_stream && prompts.size() > 1) options.seed += 1;
-    policy_.generate(prompts, options, out);
-    if (defect_ != defect::drops_prompt) return;
-    sequences shorter;
-    sequences_view const v = out;
-    for (std::size_t b = 0; b < v.size(); ++b) shorter.push_back({}, {});
-    out = shorter;
-  }
-
  private:
   void spoil(sequences_view s, std::span<double> logps) const {
     for (std::size_t t = 0; t < logps.size(); ++t) {
@@ -109,16 +95,15 @@ class defective_policy {
   mutable std::size_t calls_ = 0;
 };
 
-static_assert(SmoothedPolicy<defective_policy> && GenerativePolicy<defective_policy>);
+static_assert(SmoothedPolicy<defective_policy>);
 
 std::vector<broken_law> all_laws(defect d) {
   policy_law_options const options{.batch = 6, .seed = 3};
   std::vector<broken_law> all;
   auto const add = [&](std::vector<broken_law> const& more) { all.insert(all.end(), more.begin(), more.end()); };
-  defective_policy a(d), b(d), c(d);
+  defective_policy a(d), b(d);
   add(check_policy_laws(a, 5, options));
   add(check_smoothed_policy_laws(b, 5, options));
-  add(check_generative_policy_laws(c, 5, options));
   return all;
 }
 
@@ -147,14 +132,6 @@ TEST_CASE("policy laws: each defect of the gradient is named") {
   CHECK(breaks(all_laws(defect::renames), "stable"));
   CHECK(breaks(all_laws(defect::wrong_mean), "smoothed"));
   CHECK(breaks(all_laws(defect::mean_without_gradient), "exact"));
-}
-
-TEST_CASE("policy laws: each defect of generation is named") {
-  CHECK(breaks(all_laws(defect::shared_stream), "own stream"));
-  CHECK(breaks(all_laws(defect::wrong_distribution), "distribution"));
-  CHECK(breaks(all_laws(defect::unrepeatable), "pure"));
-  CHECK(breaks(all_laws(defect::drops_prompt), "shape"));
-  CHECK(breaks(all_laws(defect::too_long), "shape"));
 }
 
 TEST_CASE("policy laws: the checkers leave parameters as they were and gradients at zero") {

@@ -16,7 +16,7 @@
 
 namespace attune {
 
-/// A Llama-family language model on the Eigen backend: SmoothedPolicy and GenerativePolicy.
+/// A Llama-family language model on the Eigen backend: SmoothedPolicy and ScoredGenerativePolicy.
 ///
 /// T is float or double. Logits exist a chunk of rows at a time, and only for tokens that are masked in. Errors,
 /// determinism and memory are those of decoder_trunk and eigen_backend. Not safe for concurrent calls on one object.
@@ -64,7 +64,11 @@ class decoder {
   }
 
   void generate(sequences_view prompts, sampling_options const& options, sequences& out) {
-    work().generation.generate(trunk_, output(), prompts, options, out);
+    work().generation.generate(trunk_, output(), prompts, options, out, nullptr);
+  }
+
+  void generate(sequences_view prompts, sampling_options const& options, sequences& out, std::vector<T>& logps) {
+    work().generation.generate(trunk_, output(), prompts, options, out, &logps);
   }
 
  private:

@@ -41,7 +41,7 @@ inline void validate(tabular_options const& o) {
 /// and a trainer be tested against the truth. One parameter, "logits" (contexts, vocabulary), all 0 at first: the
 /// uniform distribution. Memory: 2 * (V + V^2 + ... + V^order) * V scalars.
 ///
-/// Copies are deep. Satisfies SmoothedPolicy and GenerativePolicy. log_probs allocates nothing; accumulate_gradient only
+/// Copies are deep. Satisfies SmoothedPolicy and ScoredGenerativePolicy. log_probs allocates nothing; accumulate_gradient only
 /// while its buffers grow.
 template <class T>
 class tabular_policy {
@@ -110,30 +110,41 @@ class tabular_policy {
     accumulate(s, true, [&] { ask(logps_, mean_logps_, slopes_, mean_slopes_); });
   }
 
-  /// As GenerativePolicy says. A completion ends with the stop token or after max_new_tokens; there is no window.
-  void generate(sequences_view prompts, sampling_options options, sequences& out) {
-    validate(options);
-    validate(prompts, options_.vocabulary);
-    out.clear();
-    std::vector<token_id> text;
-    for (std::size_t b = 0; b < prompts.size(); ++b) {
-      expects(prompts.length(b) > 0, "tabular_policy: a token or more in the prompt, but none in prompt", b);
-      std::span<token_id const> const prompt = prompts.sequence(b);
-      random_stream stream(options.seed, options.first_stream + b);
-      text.assign(prompt.begin(), prompt.end());
-      for (std::size_t n = 0; n < options.max_new_tokens; ++n) {
-        token_id const next = sampler_(std::span<T const>(std::as_const(*this).row(context(text))), options, stream);
-        text.push_back(next);
-        if (next == options.stop_token) break;
-      }
-      out.push_back(prompt, std::span<token_id const>(text).subspan(prompt.size()));
-    }
+  /// As GenerativePolicy and ScoredGenerativePolicy say. A completion ends with a stop token or after max_new_tokens;
+  /// there is no window. Allocates only while its buffers grow.
+  void generate(sequences_view prompts, sampling_options const& options, sequences& out) {
+    sample(prompts, options, out, nullptr);
+  }
+  void generate(sequences_view prompts, sampling_options const& options, sequences& out, std::vector<T>& logps) {
+    sample(prompts, options, out, &logps);
   }
 
  private:
   void check(sequences_view s, std::size_t outputs) const {
     validate(s, options_.vocabulary);
     expects(outputs == s.total_tokens(), "tabular_policy: logps.size() == s.total_tokens()", outputs);
+  }
+
+  void sample(sequences_view prompts, sampling_options const& options, sequences& out, std::vector<T>* logps) {
+    validate(options);
+    validate(prompts, options_.vocabulary);
+    for (std::size_t b = 0; b < prompts.size(); ++b)
+      expects(prompts.length(b) > 0, "tabular_policy: a token or more in the prompt, but none in prompt", b);
+    out.clear();
+    if (logps != nullptr) logps->clear();
+    for (std::size_t b = 0; b < prompts.size(); ++b) {
+      std::span<token_id const> const prompt = prompts.sequence(b);
+      random_stream stream(options.seed, options.first_stream + b);
+      text_.assign(prompt.begin(), prompt.end());
+      if (logps != nullptr) logps->insert(logps->end(), prompt.size(), T(0));
+      for (std::size_t n = 0; n < options.max_new_tokens; ++n) {
+        sampled_token const next = sampler_(std::span<T const>(std::as_const(*this).row(context(text_))), options, stream);
+        text_.push_back(next.id);
+        if (logps != nullptr) logps->push_back(static_cast<T>(next.logp));
+        if (options.stops(next.id)) break;
+      }
+      out.push_back(prompt, std::span<token_id const>(text_).subspan(prompt.size()));
+    }
   }
 
   // Calls f(token index, row number) for every masked-in token.
@@ -208,6 +219,7 @@ class tabular_policy {
   std::vector<T> gradient_;
   std::vector<T> logps_, mean_logps_, slopes_, mean_slopes_;
   std::vector<normalizer> normalizers_;
+  std::vector<token_id> text_;
   token_sampler sampler_;
 };
 

@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include <attune/concepts/generative_policy.hpp>
 #include <attune/concepts/policy.hpp>
 #include <attune/core/random.hpp>
 #include <attune/core/sequences.hpp>
@@ -215,91 +214,6 @@ template <SmoothedPolicy P>
   double const bent = largest_difference(std::span<T const>(copied_gradients(policy)), std::span<T const>(expected));
   book.expect(bent <= tolerance * 10.0, "exact", "the mean's gradient is off by " + std::to_string(bent));
   clear_gradients(policy);
-  return std::move(book).broken();
-}
-
-/// Laws of GenerativePolicy: prompts come back first and in order, completions masked in and within the limit
-/// ("shape"); a sample does not depend on the rest of the batch, only on its stream ("own stream"); it is repeatable
-/// ("pure"); and single tokens are distributed as log_probs says, by a chi-square test at five standard deviations
-/// ("distribution").
-template <GenerativePolicy P>
-[[nodiscard]] std::vector<broken_law> check_generative_policy_laws(P& policy, std::size_t vocabulary,
-                                                                   policy_law_options o = {}) {
-  using T = typename P::scalar;
-  law_book book;
-  random_stream random(o.seed, 3);
-  sequences prompts;
-  for (std::size_t b = 0; b < o.batch; ++b) {
-    std::vector<token_id> text(1 + random.below(o.length / 2));
-    for (token_id& id : text) id = static_cast<token_id>(random.below(vocabulary));
-    prompts.push_back(text, {});
-  }
-  sequences_view const p = prompts;
-  sampling_options sampling{.max_new_tokens = o.length / 2, .seed = o.seed};
-  sequences out, again;
-  policy.generate(p, sampling, out);
-  policy.generate(p, sampling, again);
-  sequences_view const g = out;
-  sequences_view const h = again;
-  book.expect(std::ranges::equal(g.tokens, h.tokens), "pure",
-              "a second call drew other tokens");
-  book.expect(g.size() == p.size(), "shape", std::to_string(g.size()) + " sequences for " + std::to_string(p.size()) + " prompts");
-  for (std::size_t b = 0; b < g.size() && b < p.size(); ++b) {
-    std::string const which = "prompt " + std::to_string(b);
-    std::size_t const fresh = g.length(b) < p.length(b) ? 0 : g.length(b) - p.length(b);
-    book.expect(fresh >= 1 && fresh <= sampling.max_new_tokens, "shape", which + ": " + std::to_string(fresh) + " new tokens");
-    if (fresh == 0) continue;
-    auto const begin = g.sequence(b).first(p.length(b));
-    book.expect(std::ranges::equal(begin, p.sequence(b)), "shape", which + ": the prompt is not repeated");
-    for (std::size_t i = 0; i < g.length(b); ++i)
-      book.expect(g.sequence_mask(b)[i] == (i < p.length(b) ? 0 : 1), "shape", which + ": the mask is not the completion");
-    sequences alone, drawn;
-    alone.push_back(p.sequence(b), {});
-    sampling_options own = sampling;
-    own.first_stream = sampling.first_stream + b;
-    policy.generate(alone, own, drawn);
-    sequences_view const d = drawn;
-    book.expect(std::ranges::equal(d.tokens, g.sequence(b)), "own stream",
-                which + " alone, on its stream, gives another sample");
-  }
-
-  sequences many;
-  for (std::size_t i = 0; i < o.draws; ++i) many.push_back(p.sequence(0), {});
-  sampling.max_new_tokens = 1;
-  policy.generate(many, sampling, out);
-  sequences_view const m = out;
-  std::vector<double> counts(vocabulary);
-  book.expect(m.size() == o.draws, "shape", std::to_string(m.size()) + " sequences for " + std::to_string(o.draws) + " prompts");
-  for (std::size_t i = 0; i < m.size(); ++i) {
-    book.expect(m.length(i) == p.length(0) + 1, "shape", "asked for one token, got a sequence of " + std::to_string(m.length(i)));
-    if (m.length(i) == 0) continue;
-    std::size_t const token = static_cast<std::size_t>(m.sequence(i).back());
-    book.expect(token < vocabulary, "distribution", "a token outside the vocabulary: " + std::to_string(token));
-    if (token < vocabulary) counts[token] += 1.0;
-  }
-  sequences every;
-  for (std::size_t v = 0; v < vocabulary; ++v) {
-    token_id const next = static_cast<token_id>(v);
-    every.push_back(p.sequence(0), std::span(&next, std::size_t{1}));
-  }
-  sequences_view const e = every;
-  std::vector<T> logps(e.total_tokens());
-  static_cast<P const&>(policy).log_probs(e, std::span<T>(logps));
-  double chi_square = 0.0, degrees = -1.0, rare_expected = 0.0, rare_seen = 0.0;
-  auto const cell = [&](double seen, double expected) {
-    chi_square += (seen - expected) * (seen - expected) / expected;
-    degrees += 1.0;
-  };
-  for (std::size_t v = 0; v < vocabulary; ++v) {
-    double const expected = std::exp(static_cast<double>(logps[e.offsets[v + 1] - 1])) * static_cast<double>(o.draws);
-    if (expected >= 5.0) cell(counts[v], expected);
-    else rare_expected += expected, rare_seen += counts[v];  // too rare for a cell of their own
-  }
-  if (rare_expected > 0.0) cell(rare_seen, (std::max)(rare_expected, 5.0));
-  if (degrees >= 1.0)
-    book.expect(chi_square <= degrees + 5.0 * std::sqrt(2.0 * degrees) + 12.0, "distribution",
-                "chi-square " + std::to_string(chi_square) + " with " + std::to_string(degrees) + " degrees of freedom over " +
-                    std::to_string(o.draws) + " draws");
   return std::move(book).broken();
 }
 
