@@ -31,6 +31,7 @@
 #include <attune/concepts/policy.hpp>
 #include <attune/concepts/report_sink.hpp>
 #include <attune/concepts/reward_model.hpp>
+#include <attune/concepts/value_model.hpp>
 
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/objective/dpo.hpp>

@@ -89,13 +89,13 @@ class decoder {
     std::span<T const> means_of_tokens(sequences_view s) const noexcept { return {means.data(), s.total_tokens()}; }
   };
 
-  static std::optional<typename decoder_trunk<T>::head_tensor> head_of(decoder_options const& o) {
+  static std::vector<typename decoder_trunk<T>::head_tensor> head_of(decoder_options const& o) {
     if (o.tied) return {};
-    return typename decoder_trunk<T>::head_tensor{"output.weight", o.vocabulary, true};
+    return {{"output.weight", o.vocabulary, true}};
   }
 
   typename tensor_store<T>::tensor output_tensor() const noexcept {
-    return options().tied ? trunk_.weights().embedding : trunk_.head();
+    return options().tied ? trunk_.weights().embedding : trunk_.head(0);
   }
   matrix_view<T const> output() const noexcept { return trunk_.store().value(output_tensor()); }
   eigen_backend<T> backend() const { return eigen_backend<T>(trunk_.pool()); }
