@@ -16,6 +16,7 @@ using namespace attune;
 using attune::test::token_list;
 
 static_assert(SmoothedPolicy<tabular_policy<float>> && ScoredGenerativePolicy<tabular_policy<float>>);
+static_assert(TemperedPolicy<tabular_policy<float>>);
 static_assert(SmoothedPolicy<tabular_policy<double>> && ScoredGenerativePolicy<tabular_policy<double>>);
 
 TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T, float, double) {
@@ -23,6 +24,10 @@ TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T
     auto policy = test::random_tabular<T>({.vocabulary = 4, .order = order}, order);
     testing::expect_laws(testing::check_policy_laws(policy, 4));
     testing::expect_laws(testing::check_smoothed_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_generative_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_scored_generative_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_tempered_policy_laws(policy, 4));
+    policy.set_temperature(0.6);
     testing::expect_laws(testing::check_generative_policy_laws(policy, 4));
     testing::expect_laws(testing::check_scored_generative_policy_laws(policy, 4));
   }

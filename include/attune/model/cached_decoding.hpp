@@ -30,8 +30,8 @@ template <class T>
 class cached_decoding {
  public:
   /// Overwrites `out` with every prompt and its completion, and `logps`, unless it is null, with what the sampler gave
-  /// each token; see ScoredGenerativePolicy. `output` is the output matrix (vocabulary, dim).
-  void generate(decoder_trunk<T> const& trunk, matrix_view<T const> output, sequences_view prompts,
+  /// each token; see ScoredGenerativePolicy. `output` is the output matrix (vocabulary, dim), `temperature` the policy's.
+  void generate(decoder_trunk<T> const& trunk, matrix_view<T const> output, double temperature, sequences_view prompts,
                 sampling_options const& options, sequences& out, std::vector<T>* logps) {
     validate(options);
     decoder_options const& o = trunk.options();
@@ -52,7 +52,8 @@ class cached_decoding {
       for (scratch& w : workers_) prepare(w, trunk);  // here, since which worker meets which group is chance
       trunk.run(groups, [&](std::size_t group, std::size_t worker) {
         std::size_t const from = group * group_size;
-        decode_group(trunk, output, prompts, first, from, (std::min)(group_size, count - from), options, workers_[worker]);
+        decode_group(trunk, output, temperature, prompts, first, from, (std::min)(group_size, count - from), options,
+                     workers_[worker]);
       });
       std::size_t steps = 0;
       for (std::size_t i = 0; i < count; ++i) {
@@ -126,9 +127,9 @@ class cached_decoding {
     w.sampler.reserve(o.vocabulary);
   }
 
-  void decode_group(decoder_trunk<T> const& trunk, matrix_view<T const> output, sequences_view prompts,
-                    std::size_t wave_first, std::size_t from, std::size_t count, sampling_options const& options,
-                    scratch& w) {
+  void decode_group(decoder_trunk<T> const& trunk, matrix_view<T const> output, double temperature,
+                    sequences_view prompts, std::size_t wave_first, std::size_t from, std::size_t count,
+                    sampling_options const& options, scratch& w) {
     decoder_options const& o = trunk.options();
     w.active.clear();
     for (std::size_t i = 0; i < count; ++i) {
@@ -145,7 +146,7 @@ class cached_decoding {
         std::vector<token_id>& completion = completions_[i];
         random_stream random(options.seed, options.first_stream + wave_first + i, completion.size());
         sampled_token const next =
-            w.sampler(std::span<T const>(w.logits.data() + r * o.vocabulary, o.vocabulary), options, random);
+            w.sampler(std::span<T const>(w.logits.data() + r * o.vocabulary, o.vocabulary), options, random, temperature);
         completion.push_back(next.id);
         logps_[i].push_back(static_cast<T>(next.logp));
         bool const ended = options.stops(next.id) || completion.size() == options.max_new_tokens ||

@@ -111,11 +111,6 @@ class decoder_trunk {
     return as_matrix<T const>(w.hidden.data(), w.tokens, dim);
   }
 
-  /// What the last forward returned.
-  matrix_view<T const> last_hidden() const noexcept {
-    return as_matrix<T const>(work_->hidden.data(), work_->tokens, options_.dim);
-  }
-
   /// Keys and values of layer l of the last forward(s, keep): columns of this (total_tokens, qkv_width) view.
   matrix_view<T const> kept_qkv(std::size_t l) const noexcept {
     return as_matrix<T const>(work_->layers[l].qkv.data(), work_->tokens, qkv_width());

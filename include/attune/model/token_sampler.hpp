@@ -34,15 +34,18 @@ class token_sampler {
     order_.reserve(vocabulary);
   }
 
+  /// `temperature` is the policy's own, on which the options' acts on top.
   template <class T>
-  [[nodiscard]] sampled_token operator()(std::span<T const> logits, sampling_options const& o, random_stream& random) {
+  [[nodiscard]] sampled_token operator()(std::span<T const> logits, sampling_options const& o, random_stream& random,
+                                         double temperature = 1.0) {
     if (o.temperature == 0.0)
       return {static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
 
+    double const divisor = o.temperature * temperature;
     double const maximum = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
     weights_.resize(logits.size());
     for (std::size_t v = 0; v < logits.size(); ++v)
-      weights_[v] = std::exp((static_cast<double>(logits[v]) - maximum) / o.temperature);
+      weights_[v] = std::exp((static_cast<double>(logits[v]) - maximum) / divisor);
 
     double const all = std::accumulate(weights_.begin(), weights_.end(), 0.0);
     if (!std::isfinite(all)) return {0, std::numeric_limits<double>::quiet_NaN()};  // and sorting NaN is undefined
