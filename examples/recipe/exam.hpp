@@ -47,7 +47,7 @@ inline answer_sheet sit_exam(attune::decoder<float>& model, lexicon const& words
     prompts.clear();
     for (std::size_t i = first; i < std::min(first + rows_at_once, questions.size()); ++i)
       prompts.push_back(prompt_tokens(words, questions[i]), {});
-    model.generate(prompts, {.max_new_tokens = o.longest_response, .stop_token = words.id(end_mark), .seed = seed,
+    model.generate(prompts, {.max_new_tokens = o.longest_response, .stop_tokens = {words.id(end_mark)}, .seed = seed,
                              .first_stream = first}, spoken);
     for (std::size_t b = 0; b < prompts.size(); ++b) {
       std::size_t const asked = prompts.view().length(b);

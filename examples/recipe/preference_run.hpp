@@ -207,7 +207,7 @@ class preference_run {
     for (std::size_t i = 0; i < held_out.size(); ++i) prompts.push_back(held_out[i].prompt, {});
     auto const replies_of = [&](attune::decoder<float>& model) {
       attune::sequences spoken;
-      model.generate(prompts, {.max_new_tokens = options_.longest_response, .stop_token = attune::byte_tokenizer::eos(),
+      model.generate(prompts, {.max_new_tokens = options_.longest_response, .stop_tokens = {attune::byte_tokenizer::eos()},
                                .seed = options_.seed}, spoken);
       attune::demonstration_data replies;
       for (std::size_t i = 0; i < held_out.size(); ++i) {

@@ -23,7 +23,6 @@
 #include <attune/core/statistics.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
-
 #include <attune/concepts/backend.hpp>
 #include <attune/concepts/dataset.hpp>
 #include <attune/concepts/generative_policy.hpp>
@@ -31,7 +30,7 @@
 #include <attune/concepts/policy.hpp>
 #include <attune/concepts/report_sink.hpp>
 #include <attune/concepts/reward_model.hpp>
-
+#include <attune/concepts/value_model.hpp>
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/objective/dpo.hpp>
 #include <attune/objective/expects_finite.hpp>
@@ -49,18 +48,27 @@
 #include <attune/objective/value_and_slope.hpp>
 #include <attune/objective/value_loss.hpp>
 #include <attune/objective/whiten.hpp>
-
 #include <attune/train/adamw.hpp>
 #include <attune/train/batches.hpp>
 #include <attune/train/checkpoint.hpp>
+#include <attune/train/critic.hpp>
 #include <attune/train/dpo_trainer.hpp>
+#include <attune/train/kl_controller.hpp>
 #include <attune/train/loop.hpp>
 #include <attune/train/loop_options.hpp>
+#include <attune/train/ppo_advantages.hpp>
+#include <attune/train/ppo_figures.hpp>
+#include <attune/train/ppo_options.hpp>
+#include <attune/train/ppo_trainer.hpp>
+#include <attune/train/ppo_update.hpp>
 #include <attune/train/reference_cache.hpp>
+#include <attune/train/response_batch.hpp>
+#include <attune/train/reward_functions.hpp>
 #include <attune/train/reward_trainer.hpp>
+#include <attune/train/rollout.hpp>
+#include <attune/train/run_checkpoints.hpp>
 #include <attune/train/schedule.hpp>
 #include <attune/train/sft_trainer.hpp>
 #include <attune/train/stage.hpp>
 #include <attune/train/trainer.hpp>
-
 #include <attune/eval/pairwise_accuracy.hpp>

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 using namespace attune;
@@ -27,6 +28,28 @@ struct own_rows {
   std::vector<own_row> rows;
   int size() const { return static_cast<int>(rows.size()); }
   own_row const& operator[](std::size_t i) const { return rows[i]; }
+};
+// The least that is a prompt dataset: rows that lie somewhere, or rows of views.
+struct stored_prompt {
+  std::vector<token_id> prompt;
+};
+struct prompt_view {
+  std::span<token_id const> prompt;
+};
+struct views_of_prompts {
+  std::size_t size() const { return 0; }
+  prompt_view operator[](std::size_t) const { return {}; }
+};
+
+struct prompts_that_die {
+  std::size_t size() const { return 0; }
+  stored_prompt operator[](std::size_t) const { return {}; }
+};
+struct prompts_without_size {
+  prompt_view operator[](std::size_t) const { return {}; }
+};
+struct prompt_of_other_ids {
+  std::vector<long> prompt;
 };
 
 struct no_size {
@@ -55,6 +78,23 @@ static_assert(!PreferenceDataset<no_size>);
 static_assert(!PreferenceDataset<no_random_access>);
 static_assert(!PreferenceDataset<access_not_const>);
 static_assert(!PreferenceDataset<rows_of_text> && !DemonstrationDataset<rows_of_text>);
+static_assert(PromptDataset<std::vector<stored_prompt>> && PromptDataset<views_of_prompts>);
+static_assert(PromptDataset<demonstrations_archetype> && PromptDataset<pairs_archetype>);
+static_assert(PromptDataset<std::vector<preference_pair>> && PromptDataset<std::vector<demonstration>>);
+static_assert(!DemonstrationDataset<views_of_prompts> && !PreferenceDataset<views_of_prompts>);
+static_assert(!PromptDataset<prompts_that_die>);
+static_assert(!PromptDataset<prompts_without_size>);
+static_assert(!PromptDataset<std::vector<prompt_of_other_ids>>);
+static_assert(!PromptDataset<access_not_const>);
+static_assert(!PromptDataset<own_rows>, "a conversion is no member");
+static_assert(!PromptDataset<rows_of_text>);
+
+TEST_CASE("dataset: a prompt is read as a view of where it lies") {
+  std::vector<stored_prompt> const data{{{4, 5, 6}}};
+  std::span<token_id const> const prompt = data[0].prompt;
+  CHECK(prompt.data() == data[0].prompt.data());
+  CHECK(prompt.size() == 3);
+}
 
 TEST_CASE("dataset: rows of one's own are read through their conversion") {
   own_rows const data{{{{1, 2}}}};

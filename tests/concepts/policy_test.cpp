@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <cmath>
 #include <span>
 #include <vector>
 
@@ -31,6 +32,11 @@ struct policy_archetype : reference_archetype {
 
 struct smoothed_archetype : policy_archetype {
   void accumulate_gradient_smoothed(sequences_view, smoothed_slopes_of<double>) {}
+};
+
+struct tempered_archetype : reference_archetype {
+  double temperature() const { return 1.0; }
+  void set_temperature(double) {}
 };
 
 // Near misses, each named by its defect.
@@ -72,6 +78,22 @@ struct smoothed_without_mean_slopes : policy_archetype {
   void accumulate_gradient_smoothed(sequences_view, slopes_of<double>) {}
 };
 
+struct temperature_that_cannot_be_set : reference_archetype {
+  double temperature() const { return 1.0; }
+};
+struct temperature_that_cannot_be_read : reference_archetype {
+  void set_temperature(double) {}
+};
+struct temperature_not_const : reference_archetype {
+  double temperature() { return 1.0; }
+  void set_temperature(double) {}
+};
+struct temperature_without_log_probs {
+  using scalar = double;
+  double temperature() const { return 1.0; }
+  void set_temperature(double) {}
+};
+
 }  // namespace
 
 static_assert(ReferencePolicy<reference_archetype> && !Policy<reference_archetype>);
@@ -89,6 +111,21 @@ static_assert(!Policy<gradient_without_ask>);
 static_assert(!Policy<parameters_of_another_scalar>);
 static_assert(!Policy<parameters_that_are_no_range>);
 static_assert(Policy<smoothed_without_mean_slopes> && !SmoothedPolicy<smoothed_without_mean_slopes>);
+static_assert(TemperedPolicy<tempered_archetype> && !TemperedPolicy<reference_archetype>);
+static_assert(!TemperedPolicy<temperature_that_cannot_be_set>);
+static_assert(!TemperedPolicy<temperature_that_cannot_be_read>);
+static_assert(!TemperedPolicy<temperature_not_const>);
+static_assert(!TemperedPolicy<temperature_without_log_probs>);
+
+TEST_CASE("policy: temperatures that no distribution has are refused by value") {
+  CHECK_NOTHROW(validate_temperature(1.0));
+  CHECK_NOTHROW(validate_temperature(1e-30));
+  CHECK_THROWS_WITH_AS(validate_temperature(0.0), "expected a policy's temperature in [1e-30, 1e30], got 0",
+                       contract_violation);
+  CHECK_THROWS_AS(validate_temperature(-1.0), contract_violation);
+  CHECK_THROWS_AS(validate_temperature(std::nan("")), contract_violation);
+  CHECK_THROWS_AS(validate_temperature(1e31), contract_violation);
+}
 
 TEST_CASE("policy: the archetype answers ask once with log-probabilities of the batch") {
   sequences s;

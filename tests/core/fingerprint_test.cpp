@@ -52,3 +52,15 @@ TEST_CASE("fingerprint: demonstrations have one too") {
   CHECK(fingerprint(a) == fingerprint(std::vector<demo>(a)));
   CHECK(fingerprint(a) != fingerprint(b));
 }
+
+TEST_CASE("fingerprint: prompts alone have one, which responses would change") {
+  struct prompt_row {
+    std::vector<token_id> prompt;
+  };
+  std::vector<prompt_row> const a{{{1, 2}}, {{3}}};
+  std::vector<prompt_row> const cut_elsewhere{{{1}}, {{2, 3}}};
+  std::vector<demo> const with_responses{{{1, 2}, {}}, {{3}, {}}};
+  CHECK(fingerprint(a) == fingerprint(std::vector<prompt_row>(a)));
+  CHECK(fingerprint(a) != fingerprint(cut_elsewhere));
+  CHECK(fingerprint(a) != fingerprint(with_responses));
+}

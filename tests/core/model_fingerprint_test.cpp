@@ -38,3 +38,15 @@ TEST_CASE("model fingerprint: a model without parameters answers for itself") {
   } model;
   CHECK(model_fingerprint(model) == 42);
 }
+
+TEST_CASE("model fingerprint: a temperature is part of it, 1 is none") {
+  tabular_policy<double> a({.vocabulary = 4});
+  auto const before = model_fingerprint(a);
+  a.set_temperature(0.7);
+  auto const warm = model_fingerprint(a);
+  CHECK(warm != before);
+  a.set_temperature(0.8);
+  CHECK(model_fingerprint(a) != warm);
+  a.set_temperature(1.0);
+  CHECK(model_fingerprint(a) == before);
+}

@@ -6,8 +6,14 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <memory>
+#include <set>
 #include <vector>
 
+#include <attune/testing/generative_policy_laws.hpp>
+
+#include "../support/allocations.hpp"
 #include "../support/plain_decoder.hpp"
 #include "../support/random_sequences.hpp"
 
@@ -54,7 +60,7 @@ TEST_CASE("generate: greedy completions are the argmax of a plain forward pass a
 TEST_CASE("generate: a prompt's sample does not depend on its batch") {
   decoder<double> model = small_model(2);
   sequences const prompts = prompts_of({3, 8, 1, 5, 2, 9, 4, 6, 7, 3, 11, 2});
-  sampling_options const options{.temperature = 0.9, .top_k = 8, .top_p = 0.95, .max_new_tokens = 15, .stop_token = 4, .seed = 7};
+  sampling_options const options{.temperature = 0.9, .top_k = 8, .top_p = 0.95, .max_new_tokens = 15, .stop_tokens = {4}, .seed = 7};
   sequences all;
   model.generate(prompts, options, all);
   for (std::size_t b = 0; b < prompts.size(); ++b) {
@@ -96,13 +102,88 @@ TEST_CASE("generate: a stop token ends a completion and is kept; the window and 
   CHECK(completion_of(out, 0).size() == 1);
   CHECK(completion_of(out, 1).size() == 5);
   for (token_id const stop : {0, 3, 7}) {
-    model.generate(prompts, {.max_new_tokens = 38, .stop_token = stop, .seed = 1}, out);
+    model.generate(prompts, {.max_new_tokens = 38, .stop_tokens = {stop}, .seed = 1}, out);
     for (std::size_t b = 0; b < 3; ++b) {
       std::vector<token_id> const completion = completion_of(out, b);
       auto const found = std::find(completion.begin(), completion.end(), stop);
       CHECK((found == completion.end() || found + 1 == completion.end()));
     }
   }
+}
+
+TEST_CASE("generate: any of several stop tokens ends a completion") {
+  decoder<double> model = small_model(4);
+  sequences const prompts = prompts_of({3, 8, 1, 5, 2, 9, 4, 6, 7, 3, 11, 2});
+  sequences out;
+  model.generate(prompts, {.max_new_tokens = 28, .stop_tokens = {2, 5, 8}, .seed = 2}, out);
+  std::set<token_id> met;
+  for (std::size_t b = 0; b < prompts.size(); ++b) {
+    std::vector<token_id> const completion = completion_of(out, b);
+    for (std::size_t i = 0; i < completion.size(); ++i)
+      if (completion[i] == 2 || completion[i] == 5 || completion[i] == 8) {
+        CHECK(i + 1 == completion.size());
+        met.insert(completion[i]);
+      }
+  }
+  CHECK(met.size() == 3);
+}
+
+TEST_CASE_TEMPLATE("generate: sampled log-probabilities are log_probs of the result", T, float, double) {
+  decoder<T> model({.vocabulary = 300, .dim = 32, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 44, .window = 60}, 6,
+                   std::make_shared<thread_pool>(2));
+  for (auto const& p : model.parameters())
+    if (!p.name.ends_with("norm.weight"))
+      for (T& v : p.value) v *= T(2);  // far from uniform
+  sequences const prompts = test::random_sequences({3, 8, 1, 59, 2, 9, 4, 6, 7, 3, 11, 2}, 300, 3);
+  sequences out;
+  std::vector<T> drawn;
+  model.generate(prompts, {.max_new_tokens = 40, .stop_tokens = {5}, .seed = 7}, out, drawn);
+  std::vector<T> scored(out.total_tokens());
+  model.log_probs(out, scored);
+  REQUIRE(drawn.size() == scored.size());
+  double worst = 0.0, lowest = 0.0;
+  for (std::size_t t = 0; t < drawn.size(); ++t) {
+    worst = std::max(worst, std::abs(static_cast<double>(drawn[t] - scored[t])));
+    lowest = std::min(lowest, static_cast<double>(scored[t]));
+    if (!out.view().mask[t]) CHECK(drawn[t] == T(0));
+  }
+  MESSAGE("worst difference ", worst, ", least log-probability ", lowest);
+  CHECK(worst <= (sizeof(T) == 8 ? 1e-10 : 1e-5));
+}
+
+TEST_CASE_TEMPLATE("generate: the laws of a scored generative policy hold, filters included", T, float, double) {
+  decoder<T> model({.vocabulary = 11, .dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 24, .window = 40}, 8);
+  for (auto const& p : model.parameters())
+    if (!p.name.ends_with("norm.weight"))
+      for (T& v : p.value) v *= T(3);
+  testing::expect_laws(testing::check_generative_policy_laws(model, 11));
+  testing::expect_laws(testing::check_scored_generative_policy_laws(model, 11));
+}
+
+TEST_CASE("generate: a second call allocates nothing, whichever thread meets which prompts") {
+  decoder<float> model({.vocabulary = 300, .dim = 32, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 44, .window = 60}, 6,
+                       std::make_shared<thread_pool>(3));
+  sequences const prompts = test::random_sequences({3, 8, 1, 59, 2, 9, 4, 6, 7, 3, 11, 2, 9, 9, 9, 8, 8, 8, 5, 40}, 300, 3);
+  sequences out;
+  std::vector<float> drawn;
+  sampling_options const options{.temperature = 0.9, .top_k = 50, .top_p = 0.9, .max_new_tokens = 20, .stop_tokens = {5}};
+  model.generate(prompts, options, out, drawn);
+  for (int again = 0; again < 5; ++again) {
+    std::size_t const before = allocations();
+    model.generate(prompts, options, out, drawn);
+    CHECK(allocations() == before);
+  }
+}
+
+TEST_CASE("generate: a token outside the vocabulary is refused before anything is written") {
+  decoder<double> model = small_model(5);
+  sequences prompts, out;
+  for (int i = 0; i < 70; ++i) prompts.push_back(std::vector<token_id>{1, 2}, {});
+  prompts.push_back(std::vector<token_id>{1, 11}, {});
+  out.push_back(std::vector<token_id>{9}, {});
+  CHECK_THROWS_WITH_AS(model.generate(prompts, {}, out),
+                       "sequence 70, token 1: expected a token id inside the vocabulary, got 11", contract_violation);
+  CHECK(out.total_tokens() == 1);
 }
 
 TEST_CASE("generate: an empty prompt, a prompt that fills the window and options out of range are refused by name") {

@@ -9,6 +9,9 @@
 #include <memory>
 #include <vector>
 
+#include <attune/testing/generative_policy_laws.hpp>
+#include <attune/testing/policy_laws.hpp>
+
 #include "../support/allocations.hpp"
 #include "../support/plain_decoder.hpp"
 #include "../support/random_sequences.hpp"
@@ -16,7 +19,8 @@
 using namespace attune;
 
 static_assert(SmoothedPolicy<decoder<float>> && SmoothedPolicy<decoder<double>>);
-static_assert(GenerativePolicy<decoder<float>>);
+static_assert(TemperedPolicy<decoder<float>> && TemperedPolicy<decoder<double>>);
+static_assert(ScoredGenerativePolicy<decoder<float>> && ScoredGenerativePolicy<decoder<double>>);
 
 namespace {
 
@@ -45,58 +49,65 @@ bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
 
 }  // namespace
 
-TEST_CASE("decoder: log-probabilities are those of a plain token-by-token forward pass") {
-  for (bool const tied : {true, false}) {
-    decoder<double> model(small(tied), 3);
-    // 70 tokens cross a block of attention rows, 150 in all cross a block of rows.
-    sequences const s = test::random_sequences({5, 1, 70, 2, 66, 9}, 11, 7);
-    test::plain_decoder<double> const plain(model.options(), model.parameters());
-    std::vector<double> expected, means;
-    plain.log_probs(s, expected, means);
-    std::vector<double> const actual = log_probs(model, s);
-    for (std::size_t t = 0; t < actual.size(); ++t) CHECK(actual[t] == doctest::Approx(expected[t]).epsilon(1e-12));
-  }
+TEST_CASE("decoder: log-probabilities are those of a plain token-by-token forward pass, at any temperature") {
+  for (double const temperature : {1.0, 0.7, 2.5})
+    for (bool const tied : {true, false}) {
+      decoder<double> model(small(tied), 3);
+      model.set_temperature(temperature);
+      // 70 tokens cross a block of attention rows, 150 in all cross a block of rows.
+      sequences const s = test::random_sequences({5, 1, 70, 2, 66, 9}, 11, 7);
+      test::plain_decoder<double> plain(model.options(), model.parameters());
+      plain.temperature = temperature;
+      std::vector<double> expected, means, entropies;
+      plain.log_probs(s, expected, means, entropies);
+      std::vector<double> const actual = log_probs(model, s);
+      for (std::size_t t = 0; t < actual.size(); ++t) CHECK(actual[t] == doctest::Approx(expected[t]).epsilon(1e-12));
+    }
 }
 
-TEST_CASE("decoder: every parameter's gradient equals the complex step's, tied and untied, all elements") {
-  for (bool const tied : {true, false}) {
-    CAPTURE(tied);
-    decoder<double> model(small(tied), 5);
-    sequences const owned = test::random_sequences({6, 3, 1, 68}, 11, 8);
-    sequences_view const s = owned;
-    random_stream random(9);
-    // Sparse slopes over the long sequence keep the oracle quick; all masked tokens of the short ones have one.
-    std::vector<double> slopes(s.total_tokens()), mean_slopes(s.total_tokens());
-    for (std::size_t t = 0; t < s.total_tokens(); ++t)
-      if (s.mask[t]) slopes[t] = random.normal(), mean_slopes[t] = random.normal();
+TEST_CASE("decoder: every parameter's gradient equals the complex step's, tied and untied, tempered or not, all elements") {
+  for (double const temperature : {1.0, 0.7})
+    for (bool const tied : {true, false}) {
+      CAPTURE(tied);
+      decoder<double> model(small(tied), 5);
+      model.set_temperature(temperature);
+      sequences const owned = test::random_sequences({6, 3, 1, 68}, 11, 8);
+      sequences_view const s = owned;
+      random_stream random(9);
+      // Sparse slopes over the long sequence keep the oracle quick; all masked tokens of the short ones have one.
+      std::vector<double> slopes(s.total_tokens()), mean_slopes(s.total_tokens());
+      for (std::size_t t = 0; t < s.total_tokens(); ++t)
+        if (s.mask[t]) slopes[t] = random.normal(), mean_slopes[t] = random.normal();
 
-    model.accumulate_gradient_smoothed(s, [&](auto, auto, std::span<double> a, std::span<double> b) {
-      std::copy(slopes.begin(), slopes.end(), a.begin());
-      std::copy(mean_slopes.begin(), mean_slopes.end(), b.begin());
-    });
-    std::vector<double> const actual = gradients(model);
+      model.accumulate_gradient_smoothed(s, [&](auto, auto, std::span<double> a, std::span<double> b) {
+        std::copy(slopes.begin(), slopes.end(), a.begin());
+        std::copy(mean_slopes.begin(), mean_slopes.end(), b.begin());
+      });
+      std::vector<double> const actual = gradients(model);
 
-    using complex = std::complex<double>;
-    test::plain_decoder<complex> plain(model.options(), model.parameters());
-    double largest = 0.0;
-    for (double const g : actual) largest = std::max(largest, std::abs(g));
-    std::size_t i = 0;
-    double worst = 0.0;
-    std::vector<complex> logps, means;
-    for (auto const& p : model.parameters())
-      for (std::size_t j = 0; j < p.value.size(); ++j, ++i) {
-        complex& weight = plain.weights.at(std::string(p.name))[j];
-        weight += complex(0.0, 1e-30);
-        plain.log_probs(s, logps, means);
-        weight = weight.real();
-        double expected = 0.0;
-        for (std::size_t t = 0; t < s.total_tokens(); ++t)
-          expected += slopes[t] * logps[t].imag() * 1e30 + mean_slopes[t] * means[t].imag() * 1e30;
-        worst = std::max(worst, std::abs(actual[i] - expected) / std::max(std::abs(expected), 1e-3 * largest));
-      }
-    CHECK(i == model.parameter_count());
-    CHECK(worst < 1e-10);
-  }
+      using complex = std::complex<double>;
+      test::plain_decoder<complex> plain(model.options(), model.parameters());
+      plain.temperature = temperature;
+      double largest = 0.0;
+      for (double const g : actual) largest = std::max(largest, std::abs(g));
+      std::size_t i = 0;
+      double worst = 0.0;
+      std::vector<complex> logps, means, entropies;
+      for (auto const& p : model.parameters())
+        for (std::size_t j = 0; j < p.value.size(); ++j, ++i) {
+          complex& weight = plain.weights.at(std::string(p.name))[j];
+          weight += complex(0.0, 1e-30);
+          plain.log_probs(s, logps, means, entropies);
+          weight = weight.real();
+          double expected = 0.0;
+          for (std::size_t t = 0; t < s.total_tokens(); ++t)
+            expected += slopes[t] * logps[t].imag() * 1e30 + mean_slopes[t] * means[t].imag() * 1e30;
+          worst = std::max(worst, std::abs(actual[i] - expected) / std::max(std::abs(expected), 1e-3 * largest));
+        }
+      CHECK(i == model.parameter_count());
+      MESSAGE("worst relative error ", worst);
+      CHECK(worst < 1e-10);
+    }
 }
 
 TEST_CASE("decoder: log-probabilities of a sequence are the same bits whatever its neighbours and however many threads") {
@@ -166,6 +177,7 @@ TEST_CASE("decoder: slopes on tokens outside the mask are ignored") {
 
 TEST_CASE("decoder: a training step and a reading of log-probabilities allocate nothing once buffers have grown") {
   decoder<float> model(small(false), 12, std::make_shared<thread_pool>(2));
+  model.set_temperature(0.7);
   sequences const s = test::random_sequences({60, 3, 33}, 11, 4), smaller = test::random_sequences({20}, 11, 4);
   std::vector<float> logps(s.total_tokens());
   auto const ask = [](std::span<float const>, std::span<float> slopes) { std::fill(slopes.begin(), slopes.end(), 0.1f); };
@@ -181,9 +193,24 @@ TEST_CASE("decoder: a training step and a reading of log-probabilities allocate 
   CHECK(allocations() == before);
 }
 
-TEST_CASE("decoder: a copy is deep and equal") {
+TEST_CASE_TEMPLATE("decoder: it keeps the laws of a policy, at any temperature", T, float, double) {
+  decoder<T> model(small(true), 8);
+  for (auto const& p : model.parameters())
+    if (!p.name.ends_with("norm.weight"))
+      for (T& v : p.value) v *= T(2);
+  testing::expect_laws(testing::check_policy_laws(model, 11));
+  testing::expect_laws(testing::check_smoothed_policy_laws(model, 11));
+  testing::expect_laws(testing::check_tempered_policy_laws(model, 11));
+  model.set_temperature(0.7);
+  testing::expect_laws(testing::check_generative_policy_laws(model, 11));
+  testing::expect_laws(testing::check_scored_generative_policy_laws(model, 11));
+}
+
+TEST_CASE("decoder: a copy is deep and equal, and keeps the temperature") {
   decoder<float> model(small(false), 14);
+  model.set_temperature(0.8);
   decoder<float> const copy = model;
+  CHECK(copy.temperature() == 0.8);
   sequences const s = test::random_sequences({12, 7}, 11, 6);
   std::vector<float> const before = log_probs(model, s);
   CHECK(same_bits(before, log_probs(copy, s)));

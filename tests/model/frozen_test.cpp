@@ -19,6 +19,7 @@ concept has_parameters = requires(M& m) { m.parameters(); };
 static_assert(ReferencePolicy<frozen<tabular_policy<float>>>);
 static_assert(!Policy<frozen<tabular_policy<float>>>, "a reference cannot be trained");
 static_assert(!GenerativePolicy<frozen<tabular_policy<float>>>);
+static_assert(!TemperedPolicy<frozen<tabular_policy<float>>>, "its temperature can be read and not changed");
 static_assert(!has_parameters<frozen<tabular_policy<float>>>, "nobody reaches its parameters");
 
 TEST_CASE("frozen: it keeps the laws of a reference policy") {
@@ -48,4 +49,22 @@ TEST_CASE("frozen: its fingerprint is that of the model it was made from") {
   CHECK(model_fingerprint(reference) == reference.fingerprint());
   policy.row(0)[0] += 1.0;
   CHECK(reference.fingerprint() != model_fingerprint(policy));
+}
+
+TEST_CASE("frozen: it has the policy's temperature of that moment, which is part of its identity") {
+  auto policy = test::random_tabular<double>({.vocabulary = 5}, 3);
+  frozen const plain{policy};
+  policy.set_temperature(0.7);
+  frozen const tempered{policy};
+  policy.set_temperature(2.0);
+  CHECK(plain.temperature() == 1.0);
+  CHECK(tempered.temperature() == 0.7);
+  CHECK(tempered.fingerprint() != plain.fingerprint());
+  sequences s;
+  s.push_back(test::token_list{0, 1}, test::token_list{2, 3});
+  std::vector<double> expected(4), actual(4);
+  policy.set_temperature(0.7);
+  policy.log_probs(s, expected);
+  tempered.log_probs(s, actual);
+  CHECK(actual == expected);
 }

@@ -36,7 +36,7 @@ std::string model_folder() {
 std::vector<token_id> greedy(decoder<float>& model) {
   sequences prompt, out;
   prompt.push_back(std::vector<token_id>{test::llama2c_tokenizer::begin_of_sequence}, {});
-  model.generate(prompt, {.temperature = 0.0, .max_new_tokens = 256, .stop_token = test::llama2c_tokenizer::begin_of_sequence}, out);
+  model.generate(prompt, {.temperature = 0.0, .max_new_tokens = 256, .stop_tokens = {test::llama2c_tokenizer::begin_of_sequence}}, out);
   auto const tokens = out.view().sequence(0);
   return {tokens.begin() + 1, tokens.end()};
 }

@@ -4,6 +4,7 @@
 #include "support/allocations.hpp"
 #include "support/small_world.hpp"
 
+#include <attune/testing/generative_policy_laws.hpp>
 #include <attune/testing/policy_laws.hpp>
 
 #include <doctest/doctest.h>
@@ -14,8 +15,9 @@
 using namespace attune;
 using attune::test::token_list;
 
-static_assert(SmoothedPolicy<tabular_policy<float>> && GenerativePolicy<tabular_policy<float>>);
-static_assert(SmoothedPolicy<tabular_policy<double>> && GenerativePolicy<tabular_policy<double>>);
+static_assert(SmoothedPolicy<tabular_policy<float>> && ScoredGenerativePolicy<tabular_policy<float>>);
+static_assert(TemperedPolicy<tabular_policy<float>>);
+static_assert(SmoothedPolicy<tabular_policy<double>> && ScoredGenerativePolicy<tabular_policy<double>>);
 
 TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T, float, double) {
   for (std::size_t const order : {1u, 2u, 3u}) {
@@ -23,6 +25,11 @@ TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T
     testing::expect_laws(testing::check_policy_laws(policy, 4));
     testing::expect_laws(testing::check_smoothed_policy_laws(policy, 4));
     testing::expect_laws(testing::check_generative_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_scored_generative_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_tempered_policy_laws(policy, 4));
+    policy.set_temperature(0.6);
+    testing::expect_laws(testing::check_generative_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_scored_generative_policy_laws(policy, 4));
   }
 }
 
@@ -83,18 +90,49 @@ TEST_CASE("tabular: generation stops at the stop token and keeps it, greedy take
   sequences prompts, out;
   prompts.push_back(token_list{0}, {});
   prompts.push_back(token_list{3}, {});
-  policy.generate(prompts, {.temperature = 0.0, .max_new_tokens = 3, .stop_token = 2}, out);
+  policy.generate(prompts, {.temperature = 0.0, .max_new_tokens = 3, .stop_tokens = {2}}, out);
   sequences_view const v = out;
   CHECK(std::ranges::equal(v.sequence(0), token_list{0, 1, 2}));
   CHECK(std::ranges::equal(v.sequence(1), token_list{3, 0, 1, 2}));
 }
 
-TEST_CASE("tabular: log_probs allocates nothing, accumulate_gradient nothing once warm") {
+TEST_CASE("tabular: sampled log-probabilities are log_probs of the result to 1e-12") {
+  auto policy = test::random_tabular<double>({.vocabulary = 7, .order = 2}, 5);
+  sequences prompts, out;
+  for (token_id v = 0; v < 7; ++v) prompts.push_back(token_list{v, 3}, {});
+  std::vector<double> drawn, scored;
+  policy.generate(prompts, {.max_new_tokens = 20, .stop_tokens = {2, 5}, .seed = 4}, out, drawn);
+  scored.resize(out.total_tokens());
+  policy.log_probs(out, scored);
+  REQUIRE(drawn.size() == scored.size());
+  for (std::size_t t = 0; t < drawn.size(); ++t) CHECK(std::abs(drawn[t] - scored[t]) <= 1e-12);
+}
+
+TEST_CASE("tabular: any of the stop tokens ends a completion") {
+  auto policy = test::random_tabular<double>({.vocabulary = 7}, 5);
+  sequences prompts, out;
+  for (token_id v = 0; v < 7; ++v) prompts.push_back(token_list{v}, {});
+  policy.generate(prompts, {.max_new_tokens = 300, .stop_tokens = {2, 5}, .seed = 4}, out);
+  std::size_t twos = 0, fives = 0;
+  for (std::size_t b = 0; b < out.size(); ++b) {
+    auto const text = out.view().sequence(b);
+    twos += text.back() == 2, fives += text.back() == 5;
+    for (token_id const id : text.subspan(1, text.size() - 2)) CHECK((id != 2 && id != 5));
+  }
+  CHECK(twos + fives == 7);
+  CHECK(twos > 0);
+  CHECK(fives > 0);
+}
+
+TEST_CASE("tabular: log_probs allocates nothing, accumulate_gradient and generate nothing once warm") {
   auto policy = test::random_tabular<float>({.vocabulary = 5}, 1);
   sequences s;
   s.push_back(token_list{1, 2}, token_list{3, 4, 0});
-  std::vector<float> logps(5);
+  std::vector<float> logps(5), drawn;
+  sequences out;
+  sampling_options const options{.top_k = 4, .max_new_tokens = 9, .stop_tokens = {1}};
   auto const work = [&] {
+    policy.generate(s, options, out, drawn);
     policy.log_probs(s, logps);
     policy.accumulate_gradient(s, [](std::span<float const>, std::span<float> slopes) { slopes[2] = 1.0f; });
   };

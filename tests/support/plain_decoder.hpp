@@ -21,6 +21,7 @@ inline double real_part(std::complex<double> x) { return x.real(); }
 template <class N>
 struct plain_decoder {
   decoder_options o;
+  double temperature = 1.0;
   std::map<std::string, std::vector<N>> weights;
 
   template <class Parameters>
@@ -107,18 +108,20 @@ struct plain_decoder {
     return out;
   }
 
-  /// logps[t] and mean_logps[t] as the Policy concept aligns them; 0 where the mask is 0.
-  void log_probs(sequences_view s, std::vector<N>& logps, std::vector<N>& means) const {
+  /// logps[t], mean_logps[t] and entropies[t] as the Policy concept aligns them; 0 where the mask is 0.
+  void log_probs(sequences_view s, std::vector<N>& logps, std::vector<N>& means, std::vector<N>& entropies) const {
     using std::exp;
     using std::log;
     logps.assign(s.total_tokens(), N(0));
     means.assign(s.total_tokens(), N(0));
+    entropies.assign(s.total_tokens(), N(0));
     for (std::size_t b = 0; b < s.size(); ++b) {
       auto const rows = hidden(s.sequence(b));
       for (std::size_t i = 1; i < s.length(b); ++i) {
         std::size_t const t = s.offsets[b] + i;
         if (!s.mask[t]) continue;
-        std::vector<N> const logits = product(o.tied ? "tok_embeddings.weight" : "output.weight", rows[i - 1]);
+        std::vector<N> logits = product(o.tied ? "tok_embeddings.weight" : "output.weight", rows[i - 1]);
+        for (N& z : logits) z /= N(temperature);
         double maximum = -1e300;
         for (N const z : logits) maximum = std::max(maximum, real_part(z));
         N sum(0), mean(0);
@@ -129,6 +132,7 @@ struct plain_decoder {
         N const normalizer = N(maximum) + log(sum);
         logps[t] = logits[static_cast<std::size_t>(s.tokens[t])] - normalizer;
         means[t] = mean - normalizer;
+        for (N const z : logits) entropies[t] -= exp(z - normalizer) * (z - normalizer);
       }
     }
   }

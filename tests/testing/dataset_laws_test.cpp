@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <limits>
+#include <vector>
 
 using namespace attune;
 using namespace attune::testing;
@@ -14,6 +15,18 @@ TEST_CASE("dataset laws: lists in memory keep them") {
   expect_laws(check_dataset_laws(test::random_pairs(20, 5, 1)));
   expect_laws(check_dataset_laws(test::random_demonstrations(20, 5, 1)));
   expect_laws(check_dataset_laws(test::pair_list{}));
+}
+
+TEST_CASE("dataset laws: prompts alone keep them, and an empty one is named") {
+  struct prompt_row {
+    test::token_list prompt;
+  };
+  std::vector<prompt_row> prompts{{{1, 2}}, {{3}}, {{4, 0}}};
+  expect_laws(check_dataset_laws(prompts));
+  prompts[1].prompt.clear();
+  auto const broken = check_dataset_laws(prompts);
+  REQUIRE(breaks(broken, "not empty"));
+  CHECK(broken[0].evidence == "row 1: the prompt has no token");
 }
 
 TEST_CASE("dataset laws: an empty prompt or completion and a margin of NaN are named by row") {

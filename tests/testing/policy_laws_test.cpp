@@ -16,8 +16,8 @@ namespace {
 enum class defect {
   none, unnormalised, writes_masked, impure, not_causal, not_local, order_matters,  // of log_probs
   inconsistent, asks_twice, dirty_slopes, wrong_gradient, not_linear, overwrites, moves_values, changes_on_throw, renames,
-  wrong_mean, mean_without_gradient,                                               // of the gradient
-  shared_stream, wrong_distribution, unrepeatable, drops_prompt, too_long          // of generation
+  wrong_mean, mean_without_gradient,  // of the gradient
+  ignores_temperature, multiplies_by_temperature, untempered_gradient, accepts_anything, forgets_in_copies, stays_warm
 };
 
 class defective_policy {
@@ -26,7 +26,13 @@ class defective_policy {
   explicit defective_policy(defect d) : defect_(d), policy_(test::random_tabular<double>({.vocabulary = 5}, 9)) {}
 
   void log_probs(sequences_view s, std::span<double> logps) const {
-    policy_.log_probs(s, logps);
+    if (defect_ == defect::ignores_temperature) {
+      tabular_policy<double> cold = policy_;
+      cold.set_temperature(1.0);
+      cold.log_probs(s, logps);
+    } else {
+      policy_.log_probs(s, logps);
+    }
     spoil(s, logps);
   }
 
@@ -47,6 +53,8 @@ class defective_policy {
         for (double& slope : slopes) slope *= 1.0 + 0.1 * total;
       if (defect_ == defect::wrong_gradient)
         for (double& slope : slopes) slope *= 1.001;
+      if (defect_ == defect::untempered_gradient)
+        for (double& slope : slopes) slope *= policy_.temperature();
     });
     if (defect_ == defect::changes_on_throw) policy_.parameters()[0].gradient[3] -= 1.0;
     if (defect_ == defect::moves_values) policy_.row(0)[0] += 1e-9;
@@ -63,24 +71,25 @@ class defective_policy {
         });
   }
 
+  defective_policy(defective_policy const& other) : defect_(other.defect_), policy_(other.policy_) {
+    if (defect_ == defect::forgets_in_copies) policy_.set_temperature(1.0);
+  }
+
+  double temperature() const {
+    return defect_ == defect::multiplies_by_temperature ? 1.0 / policy_.temperature() : policy_.temperature();
+  }
+  void set_temperature(double temperature) {
+    if (defect_ == defect::accepts_anything && !(temperature > 0.0 && temperature < 1e9)) return;
+    validate_temperature(temperature);
+    policy_.set_temperature(defect_ == defect::multiplies_by_temperature ? 1.0 / temperature : temperature);
+    touched_ = touched_ || temperature != 1.0;
+  }
+
   auto parameters() {
     auto all = policy_.parameters();
     std::vector<parameter<double>> out(all.begin(), all.end());
     if (defect_ == defect::renames) out.push_back({.name = "logits", .value = extra_, .gradient = extra_gradient_, .shape = {1, 1}});
     return out;
-  }
-
-  void generate(sequences_view prompts, sampling_options options, sequences& out) {
-    if (defect_ == defect::unrepeatable) options.seed += ++calls_;
-    if (defect_ == defect::wrong_distribution) options.temperature *= 1.4;
-    if (defect_ == defect::too_long) options.max_new_tokens += 1;
-    if (defect_ == defect::shared_stream && prompts.size() > 1) options.seed += 1;
-    policy_.generate(prompts, options, out);
-    if (defect_ != defect::drops_prompt) return;
-    sequences shorter;
-    sequences_view const v = out;
-    for (std::size_t b = 0; b < v.size(); ++b) shorter.push_back({}, {});
-    out = shorter;
   }
 
  private:
@@ -91,6 +100,7 @@ class defective_policy {
         continue;
       }
       if (defect_ == defect::unnormalised) logps[t] -= 1e-3;
+      if (defect_ == defect::stays_warm && touched_) logps[t] += 1e-15;
       if (defect_ == defect::impure) logps[t] -= 1e-12 * static_cast<double>(++calls_);
       if (defect_ == defect::not_local) logps[t] -= 1e-3 * static_cast<double>(s.size());
     }
@@ -107,18 +117,18 @@ class defective_policy {
   tabular_policy<double> policy_;
   std::vector<double> extra_{1.0}, extra_gradient_{0.0};
   mutable std::size_t calls_ = 0;
+  bool touched_ = false;
 };
 
-static_assert(SmoothedPolicy<defective_policy> && GenerativePolicy<defective_policy>);
+static_assert(SmoothedPolicy<defective_policy> && TemperedPolicy<defective_policy>);
 
 std::vector<broken_law> all_laws(defect d) {
   policy_law_options const options{.batch = 6, .seed = 3};
   std::vector<broken_law> all;
   auto const add = [&](std::vector<broken_law> const& more) { all.insert(all.end(), more.begin(), more.end()); };
-  defective_policy a(d), b(d), c(d);
+  defective_policy a(d), b(d);
   add(check_policy_laws(a, 5, options));
   add(check_smoothed_policy_laws(b, 5, options));
-  add(check_generative_policy_laws(c, 5, options));
   return all;
 }
 
@@ -149,12 +159,18 @@ TEST_CASE("policy laws: each defect of the gradient is named") {
   CHECK(breaks(all_laws(defect::mean_without_gradient), "exact"));
 }
 
-TEST_CASE("policy laws: each defect of generation is named") {
-  CHECK(breaks(all_laws(defect::shared_stream), "own stream"));
-  CHECK(breaks(all_laws(defect::wrong_distribution), "distribution"));
-  CHECK(breaks(all_laws(defect::unrepeatable), "pure"));
-  CHECK(breaks(all_laws(defect::drops_prompt), "shape"));
-  CHECK(breaks(all_laws(defect::too_long), "shape"));
+TEST_CASE("policy laws: each defect of a temperature is named") {
+  auto const laws = [](defect d) {
+    defective_policy policy(d);
+    return check_tempered_policy_laws(policy, 5, {.batch = 6, .seed = 3});
+  };
+  expect_laws(laws(defect::none));
+  CHECK(breaks(laws(defect::ignores_temperature), "tempered"));
+  CHECK(breaks(laws(defect::multiplies_by_temperature), "tempered"));
+  CHECK(breaks(laws(defect::untempered_gradient), "exact"));
+  CHECK(breaks(laws(defect::accepts_anything), "refuses"));
+  CHECK(breaks(laws(defect::forgets_in_copies), "copied"));
+  CHECK(breaks(laws(defect::stays_warm), "restored"));
 }
 
 TEST_CASE("policy laws: the checkers leave parameters as they were and gradients at zero") {
@@ -162,6 +178,9 @@ TEST_CASE("policy laws: the checkers leave parameters as they were and gradients
   auto const before = copied_values(policy);
   static_cast<void>(check_policy_laws(policy, 5));
   static_cast<void>(check_smoothed_policy_laws(policy, 5));
+  policy.set_temperature(0.3);
+  static_cast<void>(check_tempered_policy_laws(policy, 5));
+  CHECK(policy.temperature() == 0.3);
   CHECK(copied_values(policy) == before);
   for (double const g : copied_gradients(policy)) CHECK(g == 0.0);
 }

@@ -3,7 +3,9 @@
 
 #include <concepts>
 #include <cstddef>
+#include <ranges>
 #include <span>
+#include <type_traits>
 
 #include <attune/core/sequences.hpp>
 
@@ -25,7 +27,7 @@ struct preference_pair {
   double margin = 0.0;  ///< by how much chosen is better, where the data say so; unit of the reward
 };
 
-/// Laws, of both (checked by testing::check_dataset_laws): size() is constant; d[i] gives the same tokens at every call
+/// Laws, of all three (checked by testing::check_dataset_laws): size() is constant; d[i] gives the same tokens at every call
 /// and for any order of calls; prompts and completions are not empty.
 template <class D>
 concept DemonstrationDataset = requires(D const& d, std::size_t i) {
@@ -37,6 +39,16 @@ template <class D>
 concept PreferenceDataset = requires(D const& d, std::size_t i) {
   { d.size() } -> std::convertible_to<std::size_t>;
   { d[i] } -> std::convertible_to<preference_pair>;
+};
+
+/// What sampling needs: instructions without responses. Rows are of any type with a member `prompt`, so datasets of
+/// demonstrations and of preference pairs are prompt datasets too. A row that is handed out by value may not own its
+/// prompt, which would die with it.
+template <class D>
+concept PromptDataset = requires(D const& d, std::size_t i) {
+  { d.size() } -> std::convertible_to<std::size_t>;
+  { d[i].prompt } -> std::convertible_to<std::span<token_id const>>;
+  requires std::is_lvalue_reference_v<decltype(d[i])> || std::ranges::borrowed_range<decltype(d[i].prompt)>;
 };
 
 }  // namespace attune

@@ -5,6 +5,7 @@
 #include <ranges>
 #include <span>
 
+#include <attune/core/contract.hpp>
 #include <attune/core/function_ref.hpp>
 #include <attune/core/parameter.hpp>
 #include <attune/core/sequences.hpp>
@@ -81,5 +82,46 @@ concept SmoothedPolicy =
     Policy<P> && requires(P& p, sequences_view s, smoothed_slopes_of<typename P::scalar> ask) {
       { p.accumulate_gradient_smoothed(s, ask) } -> std::same_as<void>;
     };
+
+/// As slopes_of, for objectives that also see entropies[t] = -sum over v of pi(v | before t) log pi(v | before t), in nats:
+/// how undecided the policy was where it chose token t.
+template <class T>
+using entropic_slopes_of = function_ref<void(std::span<T const> logps, std::span<T const> entropies,
+                                             std::span<T> slopes, std::span<T> entropy_slopes)>;
+
+/// A Policy that also answers for the entropy of its distribution; required by objectives with an entropy bonus only.
+///   p.accumulate_gradient_entropic(s, ask)   adds  sum_t slopes[t] d logps[t] + entropy_slopes[t] d entropies[t].
+/// Laws (checked by testing::check_entropic_policy_laws): entropies are those of the distribution that log_probs speaks
+/// of; with entropy_slopes = 0 it equals accumulate_gradient.
+/// Modelled by: tabular_policy, decoder, actor_critic.
+template <class P>
+concept EntropicPolicy =
+    Policy<P> && requires(P& p, sequences_view s, entropic_slopes_of<typename P::scalar> ask) {
+      { p.accumulate_gradient_entropic(s, ask) } -> std::same_as<void>;
+    };
+
+/// Throws contract_violation for what is no temperature of a policy: 0, NaN, and what float could not divide by.
+inline void validate_temperature(double temperature) {
+  expects(temperature >= 1e-30 && temperature <= 1e30, "a policy's temperature in [1e-30, 1e30]", temperature);
+}
+
+/// A ReferencePolicy whose distribution is softmax(logits / temperature), for a temperature of the caller's choice.
+///
+///   p.temperature()        1 at first, and then it is as if there were none
+///   p.set_temperature(t)   t > 0, see validate_temperature; holds for every later call: log_probs, every
+///                          accumulate_gradient, and sampling, on which sampling_options.temperature then acts on top
+///                          (1 = from the policy's own distribution)
+///
+/// For reinforcement learning that samples at a temperature: it must divide the logits in every later log-probability as
+/// well (of policy, old policy and reference), or the ratio is not 1 at the first step and the gradient is that of another
+/// policy than the one that acted.
+/// Laws (checked by testing::check_tempered_policy_laws): probabilities are proportional to those at temperature 1 to the
+/// power of 1 / t; those of the other concepts hold at any temperature; setting 1 again restores the bits; a copy keeps it.
+/// Modelled by: tabular_policy, decoder, actor_critic.
+template <class P>
+concept TemperedPolicy = ReferencePolicy<P> && requires(P& p, P const& c, double t) {
+  { c.temperature() } -> std::convertible_to<double>;
+  { p.set_temperature(t) } -> std::same_as<void>;
+};
 
 }  // namespace attune

@@ -23,8 +23,8 @@ inline void absorb_tokens(checksum64& sum, std::span<token_id const> tokens) noe
 
 /// A 64-bit identity of a dataset: equal for equal rows in equal order, wherever they lie (memory, a mapped file).
 /// Covers every id, every length and every margin. Takes anything with size() and operator[] whose elements have
-/// {prompt, chosen, rejected, margin} (preference pairs) or {prompt, completion} (demonstrations). O(tokens), no
-/// allocation; the same on every platform.
+/// {prompt, chosen, rejected, margin} (preference pairs), {prompt, completion} (demonstrations) or {prompt} alone.
+/// O(tokens), no allocation; the same on every platform.
 template <class Dataset>
 [[nodiscard]] std::uint64_t fingerprint(Dataset const& data) {
   checksum64 sum;
@@ -37,7 +37,7 @@ template <class Dataset>
       absorb_tokens(sum, row.chosen);
       absorb_tokens(sum, row.rejected);
       sum.update_number(static_cast<double>(row.margin));
-    } else {
+    } else if constexpr (requires { row.completion; }) {
       absorb_tokens(sum, row.completion);
     }
   }

@@ -23,7 +23,8 @@ template <class Model>
   return sum.value();
 }
 
-/// A 64-bit identity of a model: its architecture and every bit of its parameters. O(parameters).
+/// A 64-bit identity of a model: its architecture, every bit of its parameters and, where it has one that is not 1, its
+/// temperature, since what is computed from a model (a cache of log-probabilities, say) hangs on all three. O(parameters).
 /// A model without parameters() (frozen, a remote one) answers for itself with a member `fingerprint()`.
 template <class Model>
 [[nodiscard]] std::uint64_t model_fingerprint(Model& model) {
@@ -32,6 +33,8 @@ template <class Model>
   } else {
     checksum64 sum(shape_fingerprint(model));
     for (auto&& p : model.parameters()) sum.update(std::as_bytes(p.value));
+    if constexpr (requires { model.temperature(); })
+      if (model.temperature() != 1.0) sum.update_number(static_cast<double>(model.temperature()));
     return sum.value();
   }
 }

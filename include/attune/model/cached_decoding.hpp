@@ -22,17 +22,20 @@
 /// Prompts are read by one packed forward pass per wave; then every group of `group_size` sequences decodes to its end
 /// as one task, all layers of a step at a time, dropping sequences as they finish. Rows are padded to
 /// gemm_row_multiple, so a sequence's logits, and with counter-based random numbers its sample, are the same bits
-/// whatever it shares a batch with and however many threads run. Buffers are kept and reused.
+/// whatever it shares a batch with and however many threads run. Buffers are kept and reused: a call like one before it
+/// allocates nothing but Eigen's packing buffers.
 namespace attune {
 
 template <class T>
 class cached_decoding {
  public:
-  /// Appends to `out` every prompt and its completion. `output` is the output matrix (vocabulary, dim).
-  void generate(decoder_trunk<T> const& trunk, matrix_view<T const> output, sequences_view prompts,
-                sampling_options const& options, sequences& out) {
+  /// Overwrites `out` with every prompt and its completion, and `logps`, unless it is null, with what the sampler gave
+  /// each token; see ScoredGenerativePolicy. `output` is the output matrix (vocabulary, dim), `temperature` the policy's.
+  void generate(decoder_trunk<T> const& trunk, matrix_view<T const> output, double temperature, sequences_view prompts,
+                sampling_options const& options, sequences& out, std::vector<T>* logps) {
     validate(options);
     decoder_options const& o = trunk.options();
+    validate(prompts, o.vocabulary);
     for (std::size_t b = 0; b < prompts.size(); ++b) {
       if (prompts.length(b) == 0) throw contract_violation("generate: prompt " + std::to_string(b) + " is empty");
       if (prompts.length(b) >= o.window)
@@ -40,18 +43,25 @@ class cached_decoding {
                                  " tokens fills the window of " + std::to_string(o.window));
     }
     out.clear();
+    if (logps != nullptr) logps->clear();
     for (std::size_t first = 0; first < prompts.size(); first += wave_size) {
       std::size_t const count = (std::min)(wave_size, prompts.size() - first);
       read_prompts(trunk, prompts, first, count, options);
       std::size_t const groups = (count + group_size - 1) / group_size;
       workers_.resize(trunk.pool() ? trunk.pool()->threads() : 1);
+      for (scratch& w : workers_) prepare(w, trunk);  // here, since which worker meets which group is chance
       trunk.run(groups, [&](std::size_t group, std::size_t worker) {
         std::size_t const from = group * group_size;
-        decode_group(trunk, output, prompts, first, from, (std::min)(group_size, count - from), options, workers_[worker]);
+        decode_group(trunk, output, temperature, prompts, first, from, (std::min)(group_size, count - from), options,
+                     workers_[worker]);
       });
       std::size_t steps = 0;
       for (std::size_t i = 0; i < count; ++i) {
         out.push_back(prompts.sequence(first + i), completions_[i]);
+        if (logps != nullptr) {
+          logps->insert(logps->end(), prompts.length(first + i), T(0));
+          logps->insert(logps->end(), logps_[i].begin(), logps_[i].end());
+        }
         steps += completions_[i].size();
       }
       double const weights = static_cast<double>(o.layers * o.dim * (trunk.qkv_width() + o.dim + 3 * o.hidden) +
@@ -80,10 +90,12 @@ class cached_decoding {
     std::size_t longest = 0;
     wave_.clear();
     completions_.resize(wave_size);
+    logps_.resize(wave_size);
     for (std::size_t i = 0; i < count; ++i) {
       wave_.push_back(prompts.sequence(first + i), {});
       longest = (std::max)(longest, prompts.length(first + i));
       completions_[i].clear();
+      logps_[i].clear();
     }
     kv_dim_ = trunk.kv_dim();
     capacity_ = (std::min)(o.window, longest + options.max_new_tokens);
@@ -101,20 +113,24 @@ class cached_decoding {
     }
   }
 
-  void decode_group(decoder_trunk<T> const& trunk, matrix_view<T const> output, sequences_view prompts,
-                    std::size_t wave_first, std::size_t from, std::size_t count, sampling_options const& options,
-                    scratch& w) {
+  void prepare(scratch& w, decoder_trunk<T> const& trunk) const {
     decoder_options const& o = trunk.options();
-    std::size_t const most_rows = padded_rows(count);
-    w.x.resize(most_rows * o.dim);
-    w.normed.resize(most_rows * o.dim);
-    w.attended.resize(most_rows * o.dim);
+    std::size_t constexpr most_rows = padded_rows(group_size);
+    for (aligned_buffer<T>* m : {&w.x, &w.normed, &w.attended}) m->resize(most_rows * o.dim);
     w.qkv.resize(most_rows * trunk.qkv_width());
     w.gate_up.resize(most_rows * 2 * o.hidden);
     w.h.resize(most_rows * o.hidden);
     w.logits.resize(most_rows * o.vocabulary);
     w.scale.resize(most_rows);
     w.scores.resize(capacity_);
+    w.active.reserve(group_size);
+    w.sampler.reserve(o.vocabulary);
+  }
+
+  void decode_group(decoder_trunk<T> const& trunk, matrix_view<T const> output, double temperature,
+                    sequences_view prompts, std::size_t wave_first, std::size_t from, std::size_t count,
+                    sampling_options const& options, scratch& w) {
+    decoder_options const& o = trunk.options();
     w.active.clear();
     for (std::size_t i = 0; i < count; ++i) {
       w.active.push_back(from + i);
@@ -129,9 +145,11 @@ class cached_decoding {
         std::size_t const i = w.active[r];
         std::vector<token_id>& completion = completions_[i];
         random_stream random(options.seed, options.first_stream + wave_first + i, completion.size());
-        token_id const next = w.sampler(std::span<T const>(w.logits.data() + r * o.vocabulary, o.vocabulary), options, random);
-        completion.push_back(next);
-        bool const ended = next == options.stop_token || completion.size() == options.max_new_tokens ||
+        sampled_token const next =
+            w.sampler(std::span<T const>(w.logits.data() + r * o.vocabulary, o.vocabulary), options, random, temperature);
+        completion.push_back(next.id);
+        logps_[i].push_back(static_cast<T>(next.logp));
+        bool const ended = options.stops(next.id) || completion.size() == options.max_new_tokens ||
                            prompts.length(wave_first + i) + completion.size() >= capacity_;
         if (!ended) w.active[kept++] = i;
       }
@@ -209,7 +227,8 @@ class cached_decoding {
   aligned_buffer<T> cache_;  // (layers, wave_size, capacity, 2 kv_dim): a position's keys, then its values
   aligned_buffer<T> last_hidden_;
   sequences wave_;
-  std::vector<std::vector<token_id>> completions_;
+  std::vector<std::vector<token_id>> completions_;  // (wave_size)
+  std::vector<std::vector<T>> logps_;               // of their tokens
   std::vector<scratch> workers_;
 };
 

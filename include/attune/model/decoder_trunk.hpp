@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +22,7 @@
 
 /// A Llama-family transformer (Touvron et al. 2023) from token ids to normalised hidden states, with an explicit
 /// backward pass over packed sequences of any lengths. What comes after the hidden states is a head's affair:
-/// decoder (token log-probs) and scalar_head (rewards).
+/// decoder (token log-probs), scalar_head (rewards), value_head (values).
 ///
 /// Shape of the work: per layer three parallel regions forward (rows, sequences, rows) and four backward. Rows are cut
 /// at fixed places, weight gradients are cut by output rows and summed over all tokens in one product, so results are
@@ -42,13 +41,13 @@ class decoder_trunk {
     bool decay;
   };
 
-  /// Expects valid options. The head tensor, (rows, dim), if any, lives beside the trunk's own and is head().
+  /// Expects valid options. The heads' tensors, (rows, dim) each, live behind the trunk's own and are head(0), head(1) ...
   decoder_trunk(decoder_options const& options, std::uint64_t seed, std::shared_ptr<thread_pool> pool,
-                std::optional<head_tensor> head = {})
+                std::vector<head_tensor> const& heads = {})
       : options_(options), pool_(std::move(pool)) {
     validate(options_);
     weights_ = add_decoder_weights(store_, options_);
-    if (head) head_ = store_.add(head->name, head->rows, options_.dim, head->decay);
+    for (head_tensor const& head : heads) heads_.push_back(store_.add(head.name, head.rows, options_.dim, head.decay));
     store_.allocate();
     initialize(store_, options_, seed);
     rope_ = rope_table<T>(options_.window, head_dim(), options_.rope_theta);
@@ -56,7 +55,7 @@ class decoder_trunk {
 
   /// A copy owns its own parameters, shares the thread pool, and starts without buffers or gradients.
   decoder_trunk(decoder_trunk const& other)
-      : options_(other.options_), pool_(other.pool_), store_(other.store_), weights_(other.weights_), head_(other.head_),
+      : options_(other.options_), pool_(other.pool_), store_(other.store_), weights_(other.weights_), heads_(other.heads_),
         rope_(other.rope_) {}
   decoder_trunk(decoder_trunk&&) noexcept = default;
   decoder_trunk& operator=(decoder_trunk const& other) { return *this = decoder_trunk(other); }
@@ -72,7 +71,14 @@ class decoder_trunk {
   tensor_store<T>& store() noexcept { return store_; }
   tensor_store<T> const& store() const noexcept { return store_; }
   decoder_weights<T> const& weights() const noexcept { return weights_; }
-  typename tensor_store<T>::tensor head() const noexcept { return head_; }
+  typename tensor_store<T>::tensor head(std::size_t i) const noexcept { return heads_[i]; }
+
+  /// Takes over the values of another trunk of the same shape; heads are left as they are.
+  void copy_values(decoder_trunk const& other) {
+    expects(options_ == other.options_, "decoder_trunk::copy_values: a trunk of the same options");
+    for (std::size_t i = 0; i + heads_.size() < store_.size(); ++i)
+      std::ranges::copy(other.store_.values_of(i), store_.values_of(i).begin());
+  }
 
   /// Multiply-adds times two of all matrix products since construction.
   double flops() const noexcept { return flops_; }
@@ -103,11 +109,6 @@ class decoder_trunk {
     });
     flops_ += forward_flops(s);
     return as_matrix<T const>(w.hidden.data(), w.tokens, dim);
-  }
-
-  /// What the last forward returned.
-  matrix_view<T const> last_hidden() const noexcept {
-    return as_matrix<T const>(work_->hidden.data(), work_->tokens, options_.dim);
   }
 
   /// Keys and values of layer l of the last forward(s, keep): columns of this (total_tokens, qkv_width) view.
@@ -319,7 +320,7 @@ class decoder_trunk {
   std::shared_ptr<thread_pool> pool_;
   tensor_store<T> store_;
   decoder_weights<T> weights_;
-  typename tensor_store<T>::tensor head_{};
+  std::vector<typename tensor_store<T>::tensor> heads_;
   rope_table<T> rope_;
   mutable std::unique_ptr<buffers> work_;
   mutable double flops_ = 0.0;

@@ -92,6 +92,16 @@ class tensor_store {
     return values_.span().subspan(tensors_[i].offset, tensors_[i].rows * tensors_[i].cols);
   }
 
+  std::span<T> values_of(std::size_t i) noexcept {
+    return values_.span().subspan(tensors_[i].offset, tensors_[i].rows * tensors_[i].cols);
+  }
+
+  /// A tensor of one row, as a vector.
+  std::span<T const> vector(tensor t) const noexcept { return values_.span().subspan(t.offset, t.cols); }
+  std::span<T> vector(tensor t) noexcept { return values_.span().subspan(t.offset, t.cols); }
+  std::span<T> vector_gradient(tensor t) { return {gradient(t).data, t.cols}; }
+
+  std::size_t size() const noexcept { return tensors_.size(); }
   std::size_t parameter_count() const noexcept {
     std::size_t count = 0;
     for (tensor const& t : tensors_) count += t.rows * t.cols;

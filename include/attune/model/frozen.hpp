@@ -16,7 +16,7 @@ namespace attune {
 ///
 ///   frozen reference{policy};   // policy may train on, reference stays
 ///
-/// Satisfies ReferencePolicy and nothing more. P's copy constructor must copy its parameters (a P that shares them with
+/// Satisfies ReferencePolicy and nothing more; a temperature can be read and not changed. P's copy constructor must copy its parameters (a P that shares them with
 /// its copies would move under the reference).
 template <ReferencePolicy P>
   requires std::copy_constructible<P>
@@ -29,7 +29,14 @@ class frozen {
 
   void log_probs(sequences_view s, std::span<scalar> logps) const { policy_.log_probs(s, logps); }
 
-  /// Identity of the parameters (core/model_fingerprint.hpp), for caches and checkpoints. O(parameters).
+  /// The policy's temperature when it was frozen.
+  [[nodiscard]] double temperature() const
+    requires TemperedPolicy<P>
+  {
+    return policy_.temperature();
+  }
+
+  /// Identity of the parameters and the temperature (core/model_fingerprint.hpp), for caches and checkpoints. O(parameters).
   [[nodiscard]] std::uint64_t fingerprint() const
     requires requires(P& p) { p.parameters(); }
   {

@@ -13,6 +13,7 @@
 #include <attune/core/random.hpp>
 #include <attune/model/decoder.hpp>
 #include <attune/model/decoder_trunk.hpp>
+#include <attune/model/projection.hpp>
 
 namespace attune {
 
@@ -36,23 +37,17 @@ class scalar_head {
   /// each other add up to a strong opinion about nothing.
   explicit scalar_head(decoder<T> const& initial, std::uint64_t seed = 0, score_pooling pooling = score_pooling::last)
       : scalar_head(initial.options(), seed, initial.trunk().shared_pool(), pooling) {
-    // Same layout, and the trunk's tensors come first.
-    auto const& from = initial.trunk().store();
-    for (std::size_t i = 0; i < trunk_.store().parameters().size() - 1; ++i) {
-      auto const value = trunk_.store().parameters()[i].value;
-      auto const source = from.values_of(i);
-      std::copy(source.begin(), source.end(), value.begin());
-    }
+    trunk_.copy_values(initial.trunk());
   }
 
   /// Fresh parameters from `seed`.
   explicit scalar_head(decoder_options const& options, std::uint64_t seed = 0, std::shared_ptr<thread_pool> pool = nullptr,
                        score_pooling pooling = score_pooling::last)
-      : trunk_(options, seed, std::move(pool), typename decoder_trunk<T>::head_tensor{"score.weight", 1, false}),
+      : trunk_(options, seed, std::move(pool), {{"score.weight", 1, false}}),
         pooling_(pooling) {
     random_stream random(seed, ~std::uint64_t{0});
     double const deviation = pooling == score_pooling::last ? 1.0 / std::sqrt(static_cast<double>(options.dim + 1)) : 0.0;
-    for (T& w : trunk_.store().parameters().back().value) w = static_cast<T>(deviation * random.normal());
+    for (T& w : trunk_.store().vector(trunk_.head(0))) w = static_cast<T>(deviation * random.normal());
   }
 
   scalar_head(scalar_head const& other) : trunk_(other.trunk_), pooling_(other.pooling_) {}
@@ -62,6 +57,7 @@ class scalar_head {
 
   decoder_options const& options() const noexcept { return trunk_.options(); }
   score_pooling pooling() const noexcept { return pooling_; }
+  decoder_trunk<T> const& trunk() const noexcept { return trunk_; }
   std::size_t parameter_count() const noexcept { return trunk_.store().parameter_count(); }
   std::vector<parameter<T>> const& parameters() { return trunk_.store().parameters(); }
   double flops() const noexcept { return trunk_.flops(); }
@@ -88,16 +84,11 @@ class scalar_head {
     ask(scores_, slopes_);
     d_hidden_.resize(s.total_tokens() * dim);
     std::fill_n(d_hidden_.data(), s.total_tokens() * dim, T(0));
-    T const* const w = std::as_const(trunk_).store().value(trunk_.head()).data;
-    T* const d_w = trunk_.store().gradient(trunk_.head()).data;
+    std::span<T const> const w = std::as_const(trunk_).store().vector(trunk_.head(0));
+    std::span<T> const d_w = trunk_.store().vector_gradient(trunk_.head(0));
     for (std::size_t b = 0; b < s.size(); ++b)
       for_read_tokens(s, b, [&](std::size_t t, T weight) {
-        T const slope = slopes_[b] * weight;
-        T const* const h = hidden.row(t);
-        for (std::size_t i = 0; i < dim; ++i) {
-          d_hidden_[t * dim + i] = slope * w[i];
-          d_w[i] += slope * h[i];
-        }
+        project_adjoint(slopes_[b] * weight, w, hidden.row(t), d_hidden_.data() + t * dim, d_w);
       });
     trunk_.backward(s, as_matrix<T const>(d_hidden_.data(), s.total_tokens(), dim));
   }
@@ -119,15 +110,10 @@ class scalar_head {
   }
 
   void read(matrix_view<T const> hidden, sequences_view s, std::span<T> out) const {
-    T const* const w = trunk_.store().value(trunk_.head()).data;
+    std::span<T const> const w = trunk_.store().vector(trunk_.head(0));
     for (std::size_t b = 0; b < s.size(); ++b) {
       double score = 0.0;
-      for_read_tokens(s, b, [&](std::size_t t, T weight) {
-        T const* const h = hidden.row(t);
-        double dot = 0.0;
-        for (std::size_t i = 0; i < options().dim; ++i) dot += static_cast<double>(w[i]) * static_cast<double>(h[i]);
-        score += dot * static_cast<double>(weight);
-      });
+      for_read_tokens(s, b, [&](std::size_t t, T weight) { score += project(w, hidden.row(t)) * static_cast<double>(weight); });
       out[b] = static_cast<T>(score);
     }
   }

@@ -41,7 +41,7 @@ inline void validate(tabular_options const& o) {
 /// and a trainer be tested against the truth. One parameter, "logits" (contexts, vocabulary), all 0 at first: the
 /// uniform distribution. Memory: 2 * (V + V^2 + ... + V^order) * V scalars.
 ///
-/// Copies are deep. Satisfies SmoothedPolicy and GenerativePolicy. log_probs allocates nothing; accumulate_gradient only
+/// Copies are deep. Satisfies SmoothedPolicy, TemperedPolicy and ScoredGenerativePolicy. log_probs allocates nothing; accumulate_gradient only
 /// while its buffers grow.
 template <class T>
 class tabular_policy {
@@ -97,6 +97,12 @@ class tabular_policy {
                          .decay = true}};
   }
 
+  double temperature() const noexcept { return temperature_; }
+  void set_temperature(double temperature) {
+    validate_temperature(temperature);
+    temperature_ = temperature;
+  }
+
   void log_probs(sequences_view s, std::span<T> logps) const {
     check(s, logps.size());
     forward(s, logps, {}, {});
@@ -110,30 +116,42 @@ class tabular_policy {
     accumulate(s, true, [&] { ask(logps_, mean_logps_, slopes_, mean_slopes_); });
   }
 
-  /// As GenerativePolicy says. A completion ends with the stop token or after max_new_tokens; there is no window.
-  void generate(sequences_view prompts, sampling_options options, sequences& out) {
-    validate(options);
-    validate(prompts, options_.vocabulary);
-    out.clear();
-    std::vector<token_id> text;
-    for (std::size_t b = 0; b < prompts.size(); ++b) {
-      expects(prompts.length(b) > 0, "tabular_policy: a token or more in the prompt, but none in prompt", b);
-      std::span<token_id const> const prompt = prompts.sequence(b);
-      random_stream stream(options.seed, options.first_stream + b);
-      text.assign(prompt.begin(), prompt.end());
-      for (std::size_t n = 0; n < options.max_new_tokens; ++n) {
-        token_id const next = sampler_(std::span<T const>(std::as_const(*this).row(context(text))), options, stream);
-        text.push_back(next);
-        if (next == options.stop_token) break;
-      }
-      out.push_back(prompt, std::span<token_id const>(text).subspan(prompt.size()));
-    }
+  /// As GenerativePolicy and ScoredGenerativePolicy say. A completion ends with a stop token or after max_new_tokens;
+  /// there is no window. Allocates only while its buffers grow.
+  void generate(sequences_view prompts, sampling_options const& options, sequences& out) {
+    sample(prompts, options, out, nullptr);
+  }
+  void generate(sequences_view prompts, sampling_options const& options, sequences& out, std::vector<T>& logps) {
+    sample(prompts, options, out, &logps);
   }
 
  private:
   void check(sequences_view s, std::size_t outputs) const {
     validate(s, options_.vocabulary);
     expects(outputs == s.total_tokens(), "tabular_policy: logps.size() == s.total_tokens()", outputs);
+  }
+
+  void sample(sequences_view prompts, sampling_options const& options, sequences& out, std::vector<T>* logps) {
+    validate(options);
+    validate(prompts, options_.vocabulary);
+    for (std::size_t b = 0; b < prompts.size(); ++b)
+      expects(prompts.length(b) > 0, "tabular_policy: a token or more in the prompt, but none in prompt", b);
+    out.clear();
+    if (logps != nullptr) logps->clear();
+    for (std::size_t b = 0; b < prompts.size(); ++b) {
+      std::span<token_id const> const prompt = prompts.sequence(b);
+      random_stream stream(options.seed, options.first_stream + b);
+      text_.assign(prompt.begin(), prompt.end());
+      if (logps != nullptr) logps->insert(logps->end(), prompt.size(), T(0));
+      for (std::size_t n = 0; n < options.max_new_tokens; ++n) {
+        sampled_token const next = sampler_(std::span<T const>(std::as_const(*this).row(context(text_))), options, stream,
+                                            temperature_);
+        text_.push_back(next.id);
+        if (logps != nullptr) logps->push_back(static_cast<T>(next.logp));
+        if (options.stops(next.id)) break;
+      }
+      out.push_back(prompt, std::span<token_id const>(text_).subspan(prompt.size()));
+    }
   }
 
   // Calls f(token index, row number) for every masked-in token.
@@ -146,11 +164,12 @@ class tabular_policy {
       }
   }
 
-  // log p[v] = (logits[v] - top) - log_sum; kept apart, since their sum would round large logits away.
+  // log p[v] = (logits[v] - top) / temperature - log_sum; kept apart, since their sum would round large logits away.
   struct normalizer {
     T top;
+    T inverse_temperature;
     T log_sum;
-    T log_prob(T logit) const noexcept { return (logit - top) - log_sum; }
+    T log_prob(T logit) const noexcept { return (logit - top) * inverse_temperature - log_sum; }
   };
 
   // mean_logps and normalizers may be empty.
@@ -170,11 +189,12 @@ class tabular_policy {
     });
   }
 
-  static normalizer normalize(std::span<T const> logits) {
+  normalizer normalize(std::span<T const> logits) const {
     T const top = *std::max_element(logits.begin(), logits.end());
+    T const inverse = static_cast<T>(1.0 / temperature_);
     double sum = 0.0;
-    for (T const logit : logits) sum += std::exp(static_cast<double>(logit - top));
-    return {top, static_cast<T>(std::log(sum))};
+    for (T const logit : logits) sum += std::exp(static_cast<double>((logit - top) * inverse));
+    return {top, inverse, static_cast<T>(std::log(sum))};
   }
 
   template <class Ask>
@@ -188,26 +208,29 @@ class tabular_policy {
     mean_slopes_.assign(smoothed ? tokens : 0, T(0));
     forward(s, logps_, mean_logps_, normalizers_);
     ask();
-    // d logp[target] / d logits[v] = 1[v = target] - p[v];  d mean_logp / d logits[v] = 1/V - p[v]
+    // d logp[target] / d x[v] = 1[v = target] - p[v];  d mean_logp / d x[v] = 1/V - p[v];  x = logits / temperature
     for_each_target(s, [&](std::size_t t, std::size_t context) {
       std::span<T const> const logits = row(context);
       std::span<T> const gradient =
           std::span<T>(gradient_).subspan(context * options_.vocabulary, options_.vocabulary);
       T const mean_slope = smoothed ? mean_slopes_[t] : T(0);
       if (slopes_[t] == T(0) && mean_slope == T(0)) return;
-      T const both = slopes_[t] + mean_slope;
-      T const share = mean_slope / static_cast<T>(options_.vocabulary);
+      T const inverse = normalizers_[t].inverse_temperature;
+      T const both = (slopes_[t] + mean_slope) * inverse;
+      T const share = mean_slope * inverse / static_cast<T>(options_.vocabulary);
       for (std::size_t v = 0; v < logits.size(); ++v)
         gradient[v] += share - both * std::exp(normalizers_[t].log_prob(logits[v]));
-      gradient[static_cast<std::size_t>(s.tokens[t])] += slopes_[t];
+      gradient[static_cast<std::size_t>(s.tokens[t])] += slopes_[t] * inverse;
     });
   }
 
   tabular_options options_;
+  double temperature_ = 1.0;
   std::vector<T> logits_;
   std::vector<T> gradient_;
   std::vector<T> logps_, mean_logps_, slopes_, mean_slopes_;
   std::vector<normalizer> normalizers_;
+  std::vector<token_id> text_;
   token_sampler sampler_;
 };
 

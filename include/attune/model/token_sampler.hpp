@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -14,25 +15,42 @@
 
 namespace attune {
 
+/// A token, and the log-probability with which it was drawn: over what top-k and top-p left; 0 when greedy.
+struct sampled_token {
+  token_id id = 0;
+  double logp = 0.0;
+};
+
 /// Draws one token from a row of logits. Keeps its scratch, so that drawing does not allocate in a steady state.
 ///
 /// Order of operations, as in Hugging Face's generate: temperature, top-k, top-p (on the renormalised survivors).
 /// Ties are broken towards the lower id. Probabilities are formed in double; one random number is used per token, none
-/// when greedy.
+/// when greedy. Logits without a distribution (a NaN, +inf, nothing but -inf) give a logp that is NaN.
 class token_sampler {
  public:
-  template <class T>
-  [[nodiscard]] token_id operator()(std::span<T const> logits, sampling_options const& o, random_stream& random) {
-    if (o.temperature == 0.0)
-      return static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  /// From then on rows of up to `vocabulary` logits allocate nothing.
+  void reserve(std::size_t vocabulary) {
+    weights_.reserve(vocabulary);
+    order_.reserve(vocabulary);
+  }
 
+  /// `temperature` is the policy's own, on which the options' acts on top.
+  template <class T>
+  [[nodiscard]] sampled_token operator()(std::span<T const> logits, sampling_options const& o, random_stream& random,
+                                         double temperature = 1.0) {
+    if (o.temperature == 0.0)
+      return {static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
+
+    double const divisor = o.temperature * temperature;
     double const maximum = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
     weights_.resize(logits.size());
     for (std::size_t v = 0; v < logits.size(); ++v)
-      weights_[v] = std::exp((static_cast<double>(logits[v]) - maximum) / o.temperature);
+      weights_[v] = std::exp((static_cast<double>(logits[v]) - maximum) / divisor);
 
+    double const all = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    if (!std::isfinite(all)) return {0, std::numeric_limits<double>::quiet_NaN()};  // and sorting NaN is undefined
     bool const top_k = o.top_k > 0 && o.top_k < logits.size();
-    if (!top_k && o.top_p >= 1.0) return draw(std::accumulate(weights_.begin(), weights_.end(), 0.0), random);
+    if (!top_k && o.top_p >= 1.0) return draw(all, random);
 
     order_.resize(logits.size());
     std::iota(order_.begin(), order_.end(), token_id{0});
@@ -53,7 +71,7 @@ class token_sampler {
   }
 
  private:
-  token_id draw(double total, random_stream& random) const {
+  sampled_token draw(double total, random_stream& random) const {
     double remaining = random.uniform() * total;
     std::size_t last = 0;
     for (std::size_t v = 0; v < weights_.size(); ++v) {
@@ -62,7 +80,8 @@ class token_sampler {
       remaining -= weights_[v];
       if (remaining < 0.0) break;
     }
-    return static_cast<token_id>(last);  // the last possible token where rounding leaves a crumb
+    // The last possible token where rounding leaves a crumb.
+    return {static_cast<token_id>(last), std::log(weights_[last] / total)};
   }
 
   std::vector<double> weights_;

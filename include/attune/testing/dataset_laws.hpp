@@ -15,11 +15,11 @@
 
 namespace attune::testing {
 
-/// Laws of DemonstrationDataset and PreferenceDataset, on the first `rows` rows: size() is constant ("constant size");
+/// Laws of DemonstrationDataset, PreferenceDataset and PromptDataset, on the first `rows` rows: size() is constant ("constant size");
 /// d[i] gives the same tokens at every call and for any order of calls ("repeatable"); prompts and completions are not
 /// empty ("not empty"); margins are finite ("finite margin"). Element access in order, backwards and shuffled.
 template <class D>
-  requires(DemonstrationDataset<D> || PreferenceDataset<D>)
+  requires(DemonstrationDataset<D> || PreferenceDataset<D> || PromptDataset<D>)
 [[nodiscard]] std::vector<broken_law> check_dataset_laws(D const& data, std::size_t rows = 1000) {
   struct row {
     std::vector<token_id> prompt, first, second;
@@ -31,9 +31,11 @@ template <class D>
     if constexpr (PreferenceDataset<D>) {
       preference_pair const p = data[i];
       return row{copy(p.prompt), copy(p.chosen), copy(p.rejected), p.margin};
-    } else {
+    } else if constexpr (DemonstrationDataset<D>) {
       demonstration const p = data[i];
       return row{copy(p.prompt), copy(p.completion), copy(p.completion)};
+    } else {
+      return row{copy(data[i].prompt), {}, {}};
     }
   };
   law_book book;
@@ -44,7 +46,8 @@ template <class D>
     seen.push_back(read(i));
     std::string const place = "row " + std::to_string(i);
     book.expect(!seen[i].prompt.empty(), "not empty", place + ": the prompt has no token");
-    book.expect(!seen[i].first.empty() && !seen[i].second.empty(), "not empty", place + ": a completion has no token");
+    if constexpr (DemonstrationDataset<D> || PreferenceDataset<D>)
+      book.expect(!seen[i].first.empty() && !seen[i].second.empty(), "not empty", place + ": a completion has no token");
     book.expect(std::isfinite(seen[i].margin), "finite margin", place + ": " + std::to_string(seen[i].margin));
   }
   std::vector<std::size_t> order(checked);

@@ -3,14 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
 
-#include <attune/concepts/generative_policy.hpp>
 #include <attune/concepts/policy.hpp>
+#include <attune/core/contract.hpp>
 #include <attune/core/random.hpp>
 #include <attune/core/sequences.hpp>
 #include <attune/testing/broken_law.hpp>
@@ -218,88 +220,67 @@ template <SmoothedPolicy P>
   return std::move(book).broken();
 }
 
-/// Laws of GenerativePolicy: prompts come back first and in order, completions masked in and within the limit
-/// ("shape"); a sample does not depend on the rest of the batch, only on its stream ("own stream"); it is repeatable
-/// ("pure"); and single tokens are distributed as log_probs says, by a chi-square test at five standard deviations
-/// ("distribution").
-template <GenerativePolicy P>
-[[nodiscard]] std::vector<broken_law> check_generative_policy_laws(P& policy, std::size_t vocabulary,
-                                                                   policy_law_options o = {}) {
+/// Laws of TemperedPolicy: the distribution at a temperature is that at 1 to the power of its inverse ("tempered"), bits
+/// return with 1 ("restored"), what is no temperature is refused ("refuses"), a copy has the original's ("copied"); and
+/// of a Policy all laws hold at another temperature, each under its own name.
+template <TemperedPolicy P>
+[[nodiscard]] std::vector<broken_law> check_tempered_policy_laws(P& policy, std::size_t vocabulary, policy_law_options o = {}) {
   using T = typename P::scalar;
+  double const tolerance = o.tolerance > 0.0 ? o.tolerance : model_tolerance<T>;
   law_book book;
-  random_stream random(o.seed, 3);
-  sequences prompts;
-  for (std::size_t b = 0; b < o.batch; ++b) {
-    std::vector<token_id> text(1 + random.below(o.length / 2));
-    for (token_id& id : text) id = static_cast<token_id>(random.below(vocabulary));
-    prompts.push_back(text, {});
-  }
-  sequences_view const p = prompts;
-  sampling_options sampling{.max_new_tokens = o.length / 2, .seed = o.seed};
-  sequences out, again;
-  policy.generate(p, sampling, out);
-  policy.generate(p, sampling, again);
-  sequences_view const g = out;
-  sequences_view const h = again;
-  book.expect(std::ranges::equal(g.tokens, h.tokens), "pure",
-              "a second call drew other tokens");
-  book.expect(g.size() == p.size(), "shape", std::to_string(g.size()) + " sequences for " + std::to_string(p.size()) + " prompts");
-  for (std::size_t b = 0; b < g.size() && b < p.size(); ++b) {
-    std::string const which = "prompt " + std::to_string(b);
-    std::size_t const fresh = g.length(b) < p.length(b) ? 0 : g.length(b) - p.length(b);
-    book.expect(fresh >= 1 && fresh <= sampling.max_new_tokens, "shape", which + ": " + std::to_string(fresh) + " new tokens");
-    if (fresh == 0) continue;
-    auto const begin = g.sequence(b).first(p.length(b));
-    book.expect(std::ranges::equal(begin, p.sequence(b)), "shape", which + ": the prompt is not repeated");
-    for (std::size_t i = 0; i < g.length(b); ++i)
-      book.expect(g.sequence_mask(b)[i] == (i < p.length(b) ? 0 : 1), "shape", which + ": the mask is not the completion");
-    sequences alone, drawn;
-    alone.push_back(p.sequence(b), {});
-    sampling_options own = sampling;
-    own.first_stream = sampling.first_stream + b;
-    policy.generate(alone, own, drawn);
-    sequences_view const d = drawn;
-    book.expect(std::ranges::equal(d.tokens, g.sequence(b)), "own stream",
-                which + " alone, on its stream, gives another sample");
-  }
-
-  sequences many;
-  for (std::size_t i = 0; i < o.draws; ++i) many.push_back(p.sequence(0), {});
-  sampling.max_new_tokens = 1;
-  policy.generate(many, sampling, out);
-  sequences_view const m = out;
-  std::vector<double> counts(vocabulary);
-  book.expect(m.size() == o.draws, "shape", std::to_string(m.size()) + " sequences for " + std::to_string(o.draws) + " prompts");
-  for (std::size_t i = 0; i < m.size(); ++i) {
-    book.expect(m.length(i) == p.length(0) + 1, "shape", "asked for one token, got a sequence of " + std::to_string(m.length(i)));
-    if (m.length(i) == 0) continue;
-    std::size_t const token = static_cast<std::size_t>(m.sequence(i).back());
-    book.expect(token < vocabulary, "distribution", "a token outside the vocabulary: " + std::to_string(token));
-    if (token < vocabulary) counts[token] += 1.0;
-  }
-  sequences every;
+  random_stream random(o.seed, 9);
+  double const before = policy.temperature();
+  policy.set_temperature(1.0);
+  sequences const batch = law_sequences(vocabulary, o, random);
+  sequences every;  // all last tokens after the first sequence's beginning
   for (std::size_t v = 0; v < vocabulary; ++v) {
     token_id const next = static_cast<token_id>(v);
-    every.push_back(p.sequence(0), std::span(&next, std::size_t{1}));
+    every.push_back(batch.view().sequence(0).first(2), std::span(&next, std::size_t{1}));
   }
-  sequences_view const e = every;
-  std::vector<T> logps(e.total_tokens());
-  static_cast<P const&>(policy).log_probs(e, std::span<T>(logps));
-  double chi_square = 0.0, degrees = -1.0, rare_expected = 0.0, rare_seen = 0.0;
-  auto const cell = [&](double seen, double expected) {
-    chi_square += (seen - expected) * (seen - expected) / expected;
-    degrees += 1.0;
+  auto const log_probs = [&](P const& p) {
+    std::vector<T> out(every.total_tokens());
+    p.log_probs(every, std::span<T>(out));
+    return out;
   };
-  for (std::size_t v = 0; v < vocabulary; ++v) {
-    double const expected = std::exp(static_cast<double>(logps[e.offsets[v + 1] - 1])) * static_cast<double>(o.draws);
-    if (expected >= 5.0) cell(counts[v], expected);
-    else rare_expected += expected, rare_seen += counts[v];  // too rare for a cell of their own
+  std::vector<T> const plain = log_probs(policy);
+  for (double const temperature : {0.5, 3.0}) {
+    policy.set_temperature(temperature);
+    book.expect(policy.temperature() == temperature, "tempered", "temperature() is not what was set");
+    std::vector<T> const tempered = log_probs(policy);
+    double sum = 0.0;
+    for (std::size_t t = 2; t < plain.size(); t += 3) sum += std::exp(static_cast<double>(plain[t]) / temperature);
+    for (std::size_t t = 2; t < plain.size(); t += 3) {
+      double const expected = static_cast<double>(plain[t]) / temperature - std::log(sum);
+      book.expect(std::abs(static_cast<double>(tempered[t]) - expected) <= tolerance * (1.0 + std::abs(expected)), "tempered",
+                  "at " + std::to_string(temperature) + " a log-probability is " + std::to_string(tempered[t]) + ", expected " +
+                      std::to_string(expected));
+    }
+    if constexpr (std::copy_constructible<P>) {
+      P const copy = policy;
+      book.expect(copy.temperature() == temperature && same_bits(std::span<T const>(log_probs(copy)), std::span<T const>(tempered)),
+                  "copied", "a copy has another temperature");
+    }
   }
-  if (rare_expected > 0.0) cell(rare_seen, (std::max)(rare_expected, 5.0));
-  if (degrees >= 1.0)
-    book.expect(chi_square <= degrees + 5.0 * std::sqrt(2.0 * degrees) + 12.0, "distribution",
-                "chi-square " + std::to_string(chi_square) + " with " + std::to_string(degrees) + " degrees of freedom over " +
-                    std::to_string(o.draws) + " draws");
+  for (double const wrong : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    bool refused = false;
+    try {
+      policy.set_temperature(wrong);
+    } catch (contract_violation const&) {
+      refused = policy.temperature() == 3.0;
+    }
+    book.expect(refused, "refuses", "a temperature of " + std::to_string(wrong) + " was not, or changed the one there was");
+  }
+  if constexpr (Policy<P>) {
+    policy.set_temperature(0.7);
+    for (broken_law const& law : check_policy_laws(policy, vocabulary, o)) book.expect(false, law.name.c_str(), law.evidence);
+    if constexpr (SmoothedPolicy<P>)
+      for (broken_law const& law : check_smoothed_policy_laws(policy, vocabulary, o))
+        book.expect(false, law.name.c_str(), law.evidence);
+  }
+  policy.set_temperature(1.0);
+  book.expect(same_bits(std::span<T const>(log_probs(policy)), std::span<T const>(plain)), "restored",
+              "temperature 1 does not bring the bits back");
+  policy.set_temperature(before);
   return std::move(book).broken();
 }
 

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <attune/backend/eigen.hpp>
+#include <attune/concepts/generative_policy.hpp>
+#include <attune/concepts/policy.hpp>
+#include <attune/core/aligned_buffer.hpp>
+#include <attune/core/sequences.hpp>
+#include <attune/model/cached_decoding.hpp>
+#include <attune/model/decoder_trunk.hpp>
+
+namespace attune {
+
+/// What makes a language model of a decoder's trunk: the output matrix (the embedding where it is tied), its
+/// temperature, and between hidden states and the objective the bookkeeping of who scores whom. Row t of the hidden
+/// states answers for token t + 1; everything handed out here is aligned with tokens, 0 where the mask is 0.
+///
+/// One round is read, then the caller's look at logps() and its writing of slopes(), then adjoint. Logits exist a chunk
+/// of rows at a time, and only for tokens that are masked in. The temperature divides the hidden rows, which is the same
+/// as dividing the logits and costs dim instead of vocabulary; at 1 nothing is touched. Buffers are kept and reused. A
+/// copy has the temperature and no buffers.
+template <class T>
+class token_head {
+ public:
+  using tensor = typename tensor_store<T>::tensor;
+  using head_tensor = typename decoder_trunk<T>::head_tensor;
+
+  token_head() = default;
+  token_head(token_head const& other) noexcept : temperature_(other.temperature_) {}
+  token_head(token_head&&) noexcept = default;
+  token_head& operator=(token_head const& other) noexcept { return *this = token_head(other); }
+  token_head& operator=(token_head&&) noexcept = default;
+
+  /// What a trunk must be given as its first heads.
+  static std::vector<head_tensor> tensors(decoder_options const& o) {
+    if (o.tied) return {};
+    return {{"output.weight", o.vocabulary, true}};
+  }
+
+  static tensor output(decoder_trunk<T> const& trunk) noexcept {
+    return trunk.options().tied ? trunk.weights().embedding : trunk.head(0);
+  }
+
+  double temperature() const noexcept { return temperature_; }
+  void set_temperature(double temperature) {
+    validate_temperature(temperature);
+    temperature_ = temperature;
+  }
+
+  /// Runs the trunk over s and scores every masked-in token; slopes start at 0. Views handed out are valid until the next
+  /// call.
+  void read(decoder_trunk<T> const& trunk, sequences_view s, activations how, bool with_means = false) const {
+    buffers& w = work();
+    std::size_t const tokens = s.total_tokens(), dim = trunk.options().dim;
+    w.hidden = trunk.forward(s, how);
+    if (temperature_ != 1.0) {
+      w.tempered.resize(tokens * dim);
+      T const inverse = static_cast<T>(1.0 / temperature_);
+      std::transform(w.hidden.data, w.hidden.data + tokens * dim, w.tempered.data(), [=](T h) { return h * inverse; });
+      w.hidden = as_matrix<T const>(w.tempered.data(), tokens, dim);
+    }
+    w.targets.assign(tokens, no_target);
+    for (std::size_t t = 1; t < tokens; ++t)
+      if (s.mask[t] != 0) w.targets[t - 1] = s.tokens[t];
+    w.normalizers.resize(tokens);
+    w.logps.resize(tokens);
+    w.means.resize(with_means ? tokens : 0);
+    w.linear.resize(backend(trunk).linear_workspace(tokens, trunk.options().vocabulary, dim));
+    backend(trunk).linear_token_logps(w.hidden, trunk.store().value(output(trunk)), w.targets,
+                                      {w.logps.rows, w.normalizers, w.means.rows}, w.linear.span());
+    w.logps.align_with_tokens();
+    w.means.align_with_tokens();
+    trunk.count_flops(flops(trunk));
+  }
+
+  std::span<T const> logps() const noexcept { return work_->logps.tokens; }
+  std::span<T const> mean_logps() const noexcept { return work_->means.tokens; }
+  std::span<T> slopes() noexcept { return work_->logps.slopes; }
+  std::span<T> mean_slopes() noexcept { return work_->means.slopes; }
+
+  /// Adds the output matrix's gradient and returns that of the hidden states (total_tokens, dim), overwritten. Expects
+  /// read just before, with the same trunk.
+  matrix_view<T> adjoint(decoder_trunk<T>& trunk) {
+    buffers& w = *work_;
+    std::size_t const tokens = w.targets.size(), dim = trunk.options().dim;
+    w.logps.align_with_rows(w.targets);
+    w.means.align_with_rows(w.targets);
+    w.d_hidden.resize(tokens * dim);
+    matrix_view<T> const d_hidden = as_matrix(w.d_hidden.data(), tokens, dim);
+    matrix_view<T> const gradient = trunk.store().gradient(output(trunk));
+    backend(trunk).linear_token_logps_adjoint(w.hidden, std::as_const(trunk).store().value(output(trunk)), w.targets,
+                                              w.normalizers, {w.logps.row_slopes, w.means.row_slopes}, d_hidden, gradient,
+                                              w.linear.span());
+    if (temperature_ != 1.0) {
+      T const inverse = static_cast<T>(1.0 / temperature_);
+      for (T& d : w.d_hidden.span()) d *= inverse;
+    }
+    trunk.count_flops(3.0 * flops(trunk));
+    return d_hidden;
+  }
+
+  /// See ScoredGenerativePolicy; logps may be null.
+  void generate(decoder_trunk<T> const& trunk, sequences_view prompts, sampling_options const& options, sequences& out,
+                std::vector<T>* logps) {
+    work().generation.generate(trunk, trunk.store().value(output(trunk)), temperature_, prompts, options, out, logps);
+  }
+
+ private:
+  /// One statistic of the tokens and its slopes, as rows and as tokens. Empty where it is not asked for.
+  struct statistic {
+    std::vector<T> rows, tokens, slopes, row_slopes;
+
+    void resize(std::size_t size) {
+      rows.resize(size);
+      tokens.resize(size);
+      slopes.assign(size, T(0));
+      row_slopes.resize(size);
+    }
+    void align_with_tokens() noexcept {
+      if (rows.empty()) return;
+      tokens[0] = T(0);  // and rows without a target are 0, the last one of a sequence among them
+      std::copy(rows.begin(), rows.end() - 1, tokens.begin() + 1);
+    }
+    void align_with_rows(std::vector<token_id> const& targets) noexcept {
+      for (std::size_t t = 0; t < row_slopes.size(); ++t)
+        row_slopes[t] = targets[t] != no_target ? slopes[t + 1] : T(0);
+    }
+  };
+
+  struct buffers {
+    matrix_view<T const> hidden;  // what the output matrix is multiplied with: the trunk's rows, or `tempered`
+    aligned_buffer<T> tempered;
+    std::vector<token_id> targets;
+    std::vector<T> normalizers;
+    statistic logps, means;
+    aligned_buffer<T> d_hidden, linear;
+    cached_decoding<T> generation;
+  };
+
+  buffers& work() const {
+    if (!work_) work_ = std::make_unique<buffers>();
+    return *work_;
+  }
+
+  static eigen_backend<T> backend(decoder_trunk<T> const& trunk) { return eigen_backend<T>(trunk.pool()); }
+
+  double flops(decoder_trunk<T> const& trunk) const noexcept {
+    auto const scored = std::ranges::count_if(work_->targets, [](token_id t) { return t != no_target; });
+    return 2.0 * static_cast<double>(trunk.options().vocabulary * trunk.options().dim) * static_cast<double>(scored);
+  }
+
+  double temperature_ = 1.0;
+  mutable std::unique_ptr<buffers> work_;
+};
+
+}  // namespace attune
