@@ -83,6 +83,23 @@ concept SmoothedPolicy =
       { p.accumulate_gradient_smoothed(s, ask) } -> std::same_as<void>;
     };
 
+/// As slopes_of, for objectives that also see entropies[t] = -sum over v of pi(v | before t) log pi(v | before t), in nats:
+/// how undecided the policy was where it chose token t.
+template <class T>
+using entropic_slopes_of = function_ref<void(std::span<T const> logps, std::span<T const> entropies,
+                                             std::span<T> slopes, std::span<T> entropy_slopes)>;
+
+/// A Policy that also answers for the entropy of its distribution; required by objectives with an entropy bonus only.
+///   p.accumulate_gradient_entropic(s, ask)   adds  sum_t slopes[t] d logps[t] + entropy_slopes[t] d entropies[t].
+/// Laws (checked by testing::check_entropic_policy_laws): entropies are those of the distribution that log_probs speaks
+/// of; with entropy_slopes = 0 it equals accumulate_gradient.
+/// Modelled by: tabular_policy, decoder, actor_critic.
+template <class P>
+concept EntropicPolicy =
+    Policy<P> && requires(P& p, sequences_view s, entropic_slopes_of<typename P::scalar> ask) {
+      { p.accumulate_gradient_entropic(s, ask) } -> std::same_as<void>;
+    };
+
 /// Throws contract_violation for what is no temperature of a policy: 0, NaN, and what float could not divide by.
 inline void validate_temperature(double temperature) {
   expects(temperature >= 1e-30 && temperature <= 1e30, "a policy's temperature in [1e-30, 1e30]", temperature);
