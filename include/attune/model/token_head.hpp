@@ -57,17 +57,18 @@ class token_head {
     temperature_ = temperature;
   }
 
-  /// Runs the trunk over s and scores every masked-in token; slopes start at 0. Views handed out are valid until the next
-  /// call.
-  void read(decoder_trunk<T> const& trunk, sequences_view s, activations how,
-            token_statistic beside = token_statistic::none) const {
+  /// Runs the trunk over s and scores every masked-in token; slopes start at 0. Returns the trunk's hidden states. Views
+  /// handed out are valid until the next call.
+  matrix_view<T const> read(decoder_trunk<T> const& trunk, sequences_view s, activations how,
+                            token_statistic beside = token_statistic::none) const {
     buffers& w = work();
     std::size_t const tokens = s.total_tokens(), dim = trunk.options().dim;
-    w.hidden = trunk.forward(s, how);
+    matrix_view<T const> const hidden = trunk.forward(s, how);
+    w.hidden = hidden;
     if (temperature_ != 1.0) {
       w.tempered.resize(tokens * dim);
       T const inverse = static_cast<T>(1.0 / temperature_);
-      std::transform(w.hidden.data, w.hidden.data + tokens * dim, w.tempered.data(), [=](T h) { return h * inverse; });
+      std::transform(hidden.data, hidden.data + tokens * dim, w.tempered.data(), [=](T h) { return h * inverse; });
       w.hidden = as_matrix<T const>(w.tempered.data(), tokens, dim);
     }
     w.targets.assign(tokens, no_target);
@@ -84,6 +85,7 @@ class token_head {
     w.means.align_with_tokens();
     w.entropies.align_with_tokens();
     trunk.count_flops(flops(trunk));
+    return hidden;
   }
 
   std::span<T const> logps() const noexcept { return work_->logps.tokens; }
