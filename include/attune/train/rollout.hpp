@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -65,6 +64,7 @@ class rollout_collector {
               "rollout: policy and reference at one temperature; the reference has", reference_.temperature());
     asked_.clear();
     out.prompts.clear();
+    out.sampler_log_ratio = {};
     for (std::size_t const example : examples)
       for (std::size_t g = 0; g < options_.num_generations; ++g) {
         auto&& row = prompts[example];
@@ -104,8 +104,6 @@ class rollout_collector {
     try {
       if constexpr (ScoredGenerativePolicy<P>) {
         policy_.generate(asked_.view(), sampling_, out.responses, sampler_logps_);
-        expects(sampler_logps_.size() == out.responses.total_tokens(),
-                "rollout: a log-probability for every token from the policy's generate", sampler_logps_.size());
         return true;
       } else {
         policy_.generate(asked_.view(), sampling_, out.responses);
@@ -154,17 +152,19 @@ class rollout_collector {
     bool const filtered = sampling_.top_k > 0 || sampling_.top_p < 1.0;
     double const rounding = 4096.0 * static_cast<double>(std::numeric_limits<typename P::scalar>::epsilon());
     sequences_view const s = out.responses;
-    out.sampler_log_ratio = {};
+    expects(sampler_logps_.size() == s.total_tokens(),
+            "rollout: a log-probability for every token from the policy's generate", sampler_logps_.size());
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t) {
         if (s.mask[t] == 0) continue;
         double const drawn = static_cast<double>(sampler_logps_[t]);
-        if (filtered) out.sampler_log_ratio.add(drawn - out.logps[t]);
-        else if (!(std::abs(drawn - out.logps[t]) <= rounding * (1.0 + std::abs(out.logps[t]))))
+        double const off = std::abs(drawn - out.logps[t]);
+        if (!(filtered ? std::isfinite(off) : off <= rounding * (1.0 + std::abs(out.logps[t]))))
           throw contract_violation("rollout: the sampler drew token " + std::to_string(t - s.offsets[b]) + " of " +
                                    place(out, b) + " with log-probability " + std::to_string(drawn) +
                                    ", the policy's log_probs says " + std::to_string(out.logps[t]) +
                                    ": they have to be one distribution");
+        if (filtered) out.sampler_log_ratio.add(drawn - out.logps[t]);
       }
   }
 
