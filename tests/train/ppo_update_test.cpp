@@ -281,7 +281,8 @@ comparison compare(ppo_trainer_options o, std::uint64_t seed) {
   auto const reference = test::random_tabular<double>({.vocabulary = vocabulary}, seed + 100);
   test::token_value<double> critic(vocabulary);
   random_stream random(seed, 5);
-  for (double& v : critic.parameters()[0].value) v = random.normal();
+  auto const weights = critic.parameters();
+  for (double& v : weights[0].value) v = random.normal();
   auto const prompts = test::random_prompts(9, vocabulary, seed);
   per_response reward(sum_of_ids);
   o.loop = {.learning_rate = 0.8, .schedule = learning_rate_schedule::constant, .max_steps = 1, .batch_size = 6,
