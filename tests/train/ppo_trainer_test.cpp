@@ -478,6 +478,17 @@ TEST_CASE("ppo trainer: a run is not resumed under other options, another refere
     std::uint64_t reference = 1;
     std::size_t critic_vocabulary = 6;
   };
+  per_response last_id([](auto, std::span<token_id const> response) { return response.back(); });
+  auto const fit = [&](auto& policy, auto const& reference, auto& reward, change const& c, std::string const& path) {
+    test::token_value<double> critic(c.critic_vocabulary);
+    adamw<double> optimizer, critic_optimizer;
+    ppo_trainer trainer{policy, reference, reward, separate_critic{critic, critic_optimizer, c.critic_rate}, optimizer,
+                        {.loop = {.max_steps = 2, .batch_size = 3, .checkpoint_folder = path, .resume = true},
+                         .rollout = {.max_new_tokens = 3},
+                         .kl = {.kl_coef = c.kl_coef},
+                         .require_reference_equals_policy = false}};
+    return trainer.fit(prompts).resumed_from;
+  };
   auto const run = [&](change const& c) {
     auto policy = start;
     policy.set_temperature(c.temperature);
@@ -487,14 +498,7 @@ TEST_CASE("ppo trainer: a run is not resumed under other options, another refere
     test::token_score<double> reward(6);
     auto const weights = reward.parameters();
     for (double& w : weights[0].value) w = c.weight;
-    test::token_value<double> critic(c.critic_vocabulary);
-    adamw<double> optimizer, critic_optimizer;
-    ppo_trainer trainer{policy, reference, reward, separate_critic{critic, critic_optimizer, c.critic_rate}, optimizer,
-                        {.loop = {.max_steps = 2, .batch_size = 3, .checkpoint_folder = folder / "run", .resume = true},
-                         .rollout = {.max_new_tokens = 3},
-                         .kl = {.kl_coef = c.kl_coef},
-                         .require_reference_equals_policy = false}};
-    return trainer.fit(prompts).resumed_from;
+    return fit(policy, reference, reward, c, folder / "run");
   };
   CHECK(run({}) == 0);
   CHECK(run({}) == 2);
@@ -502,6 +506,14 @@ TEST_CASE("ppo trainer: a run is not resumed under other options, another refere
   for (change const& c : {change{.kl_coef = 0.2}, change{.critic_rate = 0.02}, change{.temperature = 0.5}, change{.weight = 0.25}, change{.reference = 2}})
     CHECK(why(c).find("the checkpoint belongs to a run with other options") != std::string::npos);
   CHECK(why({.critic_vocabulary = 7}).find("the checkpoint belongs to a model of another shape") != std::string::npos);
+
+  // A reference that cannot say who it is still has the policy's temperature.
+  auto policy = start, reference = start;
+  CHECK(fit(policy, reference, last_id, {}, folder / "plain") == 0);
+  CHECK(fit(policy, reference, last_id, {}, folder / "plain") == 2);
+  policy.set_temperature(0.5);
+  reference.set_temperature(0.5);
+  CHECK(message_of<data_error>([&] { fit(policy, reference, last_id, {}, folder / "plain"); }).find("other options") != std::string::npos);
 }
 
 TEST_CASE("ppo trainer: a reference that is not the policy is refused with the way out") {
