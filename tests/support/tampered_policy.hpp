@@ -13,7 +13,8 @@
 
 namespace attune::test {
 
-/// A tabular policy whose answers are changed on their way out: a user's policy with one fault, whichever a test is about.
+/// A tabular policy whose answers are changed on their way out: a user's policy with one fault, whichever a test is
+/// about.
 struct tampered_policy {
   using scalar = double;
 

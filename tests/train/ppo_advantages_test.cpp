@@ -234,10 +234,11 @@ TEST_CASE("ppo advantages: groups compare the whole rewards, the KL in them incl
       if (s.mask[t] != 0) sum -= 0.3 * (of.logps[t] - of.ref_logps[t]);
     rewards.push_back(sum);
   }
-  for (auto const& [estimator, baseline] : {std::pair{advantage_estimator::rloo, group_baseline::rloo},
-                                           std::pair{advantage_estimator::grpo, group_baseline::grpo},
-                                           std::pair{advantage_estimator::dr_grpo, group_baseline::dr_grpo},
-                                           std::pair{advantage_estimator::reinforce_plus_plus, group_baseline::reinforce_plus_plus}}) {
+  for (auto const& [estimator, baseline] :
+       {std::pair{advantage_estimator::rloo, group_baseline::rloo},
+        std::pair{advantage_estimator::grpo, group_baseline::grpo},
+        std::pair{advantage_estimator::dr_grpo, group_baseline::dr_grpo},
+        std::pair{advantage_estimator::reinforce_plus_plus, group_baseline::reinforce_plus_plus}}) {
     ppo_trainer_options const o{.rollout = {.num_generations = 3}, .advantages = estimator, .std_epsilon = 0.01};
     ppo_advantages advantages(o);
     ppo_targets targets;

@@ -13,7 +13,8 @@
 using namespace attune;
 using test::token_list;
 
-static_assert(std::is_trivially_copyable_v<ppo_figures> && sizeof(ppo_figures) == ppo_figures::count * 2 * sizeof(double),
+static_assert(std::is_trivially_copyable_v<ppo_figures> &&
+                  sizeof(ppo_figures) == ppo_figures::count * 2 * sizeof(double),
               "its bytes go into a checkpoint");
 
 namespace {
@@ -79,14 +80,29 @@ TEST_CASE("ppo figures: means over what the updates saw, each token, response or
   outcome.stopped_early = true;
   figures.add({.target_kl = 0.1}, of, targets, outcome);
   auto const values = values_of(figures);
-  std::map<std::string, double> const expected{
-      {"objective/kl", 2.0}, {"objective/kl_k3", 1.5}, {"objective/entropy", 5.0}, {"objective/non_score_reward", -1.0},
-      {"objective/rlhf_reward", -0.5}, {"objective/scores", 0.5}, {"policy/approxkl_avg", 0.1}, {"policy/clipfrac_avg", 0.25},
-      {"policy/entropy_avg", 0.5}, {"loss/policy_avg", 0.2}, {"loss/value_avg", 1.5}, {"val/clipfrac_avg", 0.25},
-      {"val/ratio", 1.25}, {"val/ratio_var", 1.75 - 1.5625}, {"val/num_eos_tokens", 1.0}, {"completions/mean_length", 2.0},
-      {"grad_norm", 6.0}, {"critic_grad_norm", 8.0}, {"rollout/log_ratio", 0.2}, {"early_stops", 0.5}};
+  std::map<std::string, double> const expected{{"objective/kl", 2.0},
+                                               {"objective/kl_k3", 1.5},
+                                               {"objective/entropy", 5.0},
+                                               {"objective/non_score_reward", -1.0},
+                                               {"objective/rlhf_reward", -0.5},
+                                               {"objective/scores", 0.5},
+                                               {"policy/approxkl_avg", 0.1},
+                                               {"policy/clipfrac_avg", 0.25},
+                                               {"policy/entropy_avg", 0.5},
+                                               {"loss/policy_avg", 0.2},
+                                               {"loss/value_avg", 1.5},
+                                               {"val/clipfrac_avg", 0.25},
+                                               {"val/ratio", 1.25},
+                                               {"val/ratio_var", 1.75 - 1.5625},
+                                               {"val/num_eos_tokens", 1.0},
+                                               {"completions/mean_length", 2.0},
+                                               {"grad_norm", 6.0},
+                                               {"critic_grad_norm", 8.0},
+                                               {"rollout/log_ratio", 0.2},
+                                               {"early_stops", 0.5}};
   CHECK(values.size() == expected.size());
-  for (auto const& [name, value] : expected) CHECK_MESSAGE(values.at(name) == doctest::Approx(value).epsilon(1e-14), name);
+  for (auto const& [name, value] : expected)
+    CHECK_MESSAGE(values.at(name) == doctest::Approx(value).epsilon(1e-14), name);
 }
 
 TEST_CASE("ppo figures: the share of equal groups is one of groups, and a variance is not below 0") {

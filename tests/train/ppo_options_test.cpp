@@ -39,7 +39,8 @@ TEST_CASE("ppo options: the defaults are valid, for every estimator that is give
                        advantage_estimator::reinforce_plus_plus}) {
     CHECK(why({.rollout = {.num_generations = 2}, .advantages = e}) == "nothing thrown");
     CHECK(why({.advantages = e}) ==
-          "expected rollout_options.num_generations >= 2: in a group of one, a response has nothing to be compared with, got 1");
+          "expected rollout_options.num_generations >= 2: in a group of one, a response has nothing to be compared "
+          "with, got 1");
   }
 }
 
@@ -50,8 +51,10 @@ TEST_CASE("ppo options: each bad one is refused by its name and value") {
   };
   std::vector<refusal> const all{
       {[](auto& o) { o.loop.batch_size = 0; }, "loop_options.batch_size >= 1, got 0"},
-      {[](auto& o) { o.loop.eval_steps = 3; }, "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data"},
-      {[](auto& o) { o.loop.eval_on_start = true; }, "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data"},
+      {[](auto& o) { o.loop.eval_steps = 3; },
+       "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data"},
+      {[](auto& o) { o.loop.eval_on_start = true; },
+       "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data"},
       {[](auto& o) { o.kl.kl_coef = -0.1; }, "kl_options.kl_coef >= 0 and finite, got -0.1"},
       {[](auto& o) { o.ppo.cliprange = 0.0; }, "ppo_options.cliprange in (0, 1], got 0"},
       {[](auto& o) { o.ppo.kl_loss_coef = 0.1; },
@@ -61,15 +64,21 @@ TEST_CASE("ppo options: each bad one is refused by its name and value") {
       {[](auto& o) { o.rollout.num_generations = 0; }, "rollout_options.num_generations >= 1, got 0"},
       {[](auto& o) { o.rollout.max_new_tokens = 0; }, "rollout_options.max_new_tokens >= 1, got 0"},
       {[](auto& o) { o.rollout.top_p = 0.0; }, "rollout_options.top_p in (0, 1], got 0"},
-      {[](auto& o) { o.rollout.stop_tokens = {3, -1}; }, "rollout_options.stop_tokens >= 0, got -1"},
-      {[](auto& o) { o.rollout.missing_eos_penalty = infinity; }, "rollout_options.missing_eos_penalty > 0 and finite, got inf"},
+      {[](auto& o) {
+         o.rollout.stop_tokens = {3, -1};
+       },
+       "rollout_options.stop_tokens >= 0, got -1"},
+      {[](auto& o) { o.rollout.missing_eos_penalty = infinity; },
+       "rollout_options.missing_eos_penalty > 0 and finite, got inf"},
       {[](auto& o) { o.rollout.without_eos = missing_eos::replace; },
        "rollout_options.stop_tokens, since without_eos is set: nothing could end a response"},
       {[](auto& o) { o.vf_coef = 0.0; }, "ppo_trainer_options.vf_coef > 0 and finite, got 0"},
       {[](auto& o) { o.entropy_coef = -1.0; }, "ppo_trainer_options.entropy_coef >= 0 and finite, got -1"},
       {[](auto& o) { o.num_ppo_epochs = 0; }, "ppo_trainer_options.num_ppo_epochs >= 1, got 0"},
-      {[](auto& o) { o.num_mini_batches = 9; }, "ppo_trainer_options.num_mini_batches in [1, batch_size * num_generations], got 9"},
-      {[](auto& o) { o.num_mini_batches = 0; }, "ppo_trainer_options.num_mini_batches in [1, batch_size * num_generations], got 0"},
+      {[](auto& o) { o.num_mini_batches = 9; },
+       "ppo_trainer_options.num_mini_batches in [1, batch_size * num_generations], got 9"},
+      {[](auto& o) { o.num_mini_batches = 0; },
+       "ppo_trainer_options.num_mini_batches in [1, batch_size * num_generations], got 0"},
       {[](auto& o) { o.target_kl = -1.0; }, "ppo_trainer_options.target_kl >= 0 and finite, got -1"},
       {[](auto& o) { o.std_epsilon = 0.0; }, "ppo_trainer_options.std_epsilon > 0 and finite, got 0"},
       {[](auto& o) {

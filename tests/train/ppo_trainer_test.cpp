@@ -89,7 +89,9 @@ struct tabular_actor_critic {
     values(s, out);
   }
   void accumulate_gradient(sequences_view s, slopes_of<double> ask) { policy.accumulate_gradient(s, ask); }
-  void accumulate_value_gradient(sequences_view s, value_slopes_of<double> ask) { critic.accumulate_value_gradient(s, ask); }
+  void accumulate_value_gradient(sequences_view s, value_slopes_of<double> ask) {
+    critic.accumulate_value_gradient(s, ask);
+  }
   void accumulate_gradient_with_values(sequences_view s, actor_critic_slopes_of<double> ask) {
     policy.accumulate_gradient(s, [&](std::span<double const> logps, std::span<double> slopes) {
       critic.accumulate_value_gradient(s, [&](std::span<double const> values, std::span<double> value_slopes) {
@@ -97,7 +99,9 @@ struct tabular_actor_critic {
       });
     });
   }
-  void generate(sequences_view prompts, sampling_options const& options, sequences& out) { policy.generate(prompts, options, out); }
+  void generate(sequences_view prompts, sampling_options const& options, sequences& out) {
+    policy.generate(prompts, options, out);
+  }
   std::array<parameter<double>, 2> parameters() { return {policy.parameters()[0], critic.parameters()[0]}; }
 };
 
@@ -124,15 +128,22 @@ static_assert(Policy<no_sampler>);
 }  // namespace
 
 static_assert(trainable<policy_type, reference_type const&, reward_type, no_critic, optimizer_type>);
-static_assert(trainable<policy_type, reference_type&, reward_type, separate_critic<critic_type, optimizer_type>, optimizer_type>);
-static_assert(trainable<tabular_actor_critic, frozen<tabular_actor_critic> const&, reward_type, shared_critic, adamw<double>>);
-static_assert(!trainable<policy_type, reference_type, reward_type, no_critic, optimizer_type>, "a temporary would dangle");
-static_assert(!trainable<policy_type, reference_type const&, reward_type, shared_critic, optimizer_type>, "no ActorCritic");
-static_assert(!trainable<decoder<float>, frozen<decoder<float>> const&, reward_type, shared_critic, optimizer_type>, "no ActorCritic");
-static_assert(!trainable<no_sampler, reference_type const&, reward_type, no_critic, optimizer_type>, "cannot be sampled from");
+static_assert(
+    trainable<policy_type, reference_type&, reward_type, separate_critic<critic_type, optimizer_type>, optimizer_type>);
+static_assert(
+    trainable<tabular_actor_critic, frozen<tabular_actor_critic> const&, reward_type, shared_critic, adamw<double>>);
+static_assert(!trainable<policy_type, reference_type, reward_type, no_critic, optimizer_type>,
+              "a temporary would dangle");
+static_assert(!trainable<policy_type, reference_type const&, reward_type, shared_critic, optimizer_type>,
+              "no ActorCritic");
+static_assert(!trainable<decoder<float>, frozen<decoder<float>> const&, reward_type, shared_critic, optimizer_type>,
+              "no ActorCritic");
+static_assert(!trainable<no_sampler, reference_type const&, reward_type, no_critic, optimizer_type>,
+              "cannot be sampled from");
 static_assert(!trainable<policy_type, int const&, reward_type, no_critic, optimizer_type>, "no reference");
 static_assert(!trainable<policy_type, reference_type const&, double, no_critic, optimizer_type>, "no reward");
-static_assert(!trainable<policy_type, reference_type const&, reward_type, critic_type, optimizer_type>, "a critic by itself");
+static_assert(!trainable<policy_type, reference_type const&, reward_type, critic_type, optimizer_type>,
+              "a critic by itself");
 static_assert(!trainable<policy_type, reference_type const&, reward_type, no_critic, int>, "no optimizer");
 
 namespace {
@@ -168,7 +179,8 @@ void check_first_update(named_values const& seen) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("ppo trainer: before the first step the ratio is 1 and the KL 0, exactly, whatever the cut", T, float, double) {
+TEST_CASE_TEMPLATE("ppo trainer: before the first step the ratio is 1 and the KL 0, exactly, whatever the cut", T,
+                   float, double) {
   for (std::size_t const budget : {0u, 1u, 30u}) {
     auto tabular = test::random_tabular<T>({.vocabulary = 9, .order = 2}, 1);
     check_first_update(first_update(tabular, no_critic{}, advantage_estimator::rloo, budget));
@@ -181,7 +193,8 @@ TEST_CASE_TEMPLATE("ppo trainer: before the first step the ratio is 1 and the KL
     adamw<T> critic_optimizer;
     auto tempered = transformer;
     tempered.set_temperature(0.7);
-    check_first_update(first_update(transformer, separate_critic{critic, critic_optimizer}, advantage_estimator::gae, budget));
+    check_first_update(
+        first_update(transformer, separate_critic{critic, critic_optimizer}, advantage_estimator::gae, budget));
     check_first_update(first_update(tempered, no_critic{}, advantage_estimator::grpo, budget));
     actor_critic<T> both(transformer);
     check_first_update(first_update(both, shared_critic{}, advantage_estimator::gae, budget));
@@ -194,7 +207,9 @@ namespace {
 // two prompts.
 double distance_to_optimum(ppo_trainer_options o, std::size_t copies_of_prompts = 1) {
   double const rewards[2][4] = {{1.0, -0.5, 0.25, 0.0}, {-1.0, 0.5, 0.75, -0.25}};
-  per_response reward([&](std::span<token_id const> prompt, std::span<token_id const> response) { return rewards[prompt[0]][response[0]]; });
+  per_response reward([&](std::span<token_id const> prompt, std::span<token_id const> response) {
+    return rewards[prompt[0]][response[0]];
+  });
   auto policy = test::random_tabular<double>({.vocabulary = 4}, 3);
   frozen const reference{policy};
   test::token_value<double> critic(4);
@@ -205,7 +220,9 @@ double distance_to_optimum(ppo_trainer_options o, std::size_t copies_of_prompts 
   test::prompt_list prompts;
   for (std::size_t i = 0; i < copies_of_prompts; ++i) prompts.rows.insert(prompts.rows.end(), {{0}, {1}});
   if (o.advantages == advantage_estimator::gae)
-    ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer, 2.0 * o.loop.learning_rate}, optimizer, o).fit(prompts);
+    ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer, 2.0 * o.loop.learning_rate},
+                optimizer, o)
+        .fit(prompts);
   else
     ppo_trainer(policy, reference, reward, no_critic{}, optimizer, o).fit(prompts);
   double distance = 0.0;
@@ -225,8 +242,10 @@ double distance_to_optimum(ppo_trainer_options o, std::size_t copies_of_prompts 
 }  // namespace
 
 TEST_CASE("ppo trainer: it reaches the closed-form optimum pi_ref exp(r / kl_coef) / Z, with a critic and without") {
-  loop_options const loop{.learning_rate = 0.05, .schedule = learning_rate_schedule::cosine, .max_steps = 400, .batch_size = 16};
-  CHECK(distance_to_optimum({.loop = {.learning_rate = 1e-9, .max_steps = 1}, .advantages = advantage_estimator::gae}) > 0.2);
+  loop_options const loop{
+      .learning_rate = 0.05, .schedule = learning_rate_schedule::cosine, .max_steps = 400, .batch_size = 16};
+  CHECK(distance_to_optimum({.loop = {.learning_rate = 1e-9, .max_steps = 1}, .advantages = advantage_estimator::gae}) >
+        0.2);
   for (std::uint64_t seed = 1; seed <= 3; ++seed) {
     loop_options here = loop;
     here.seed = seed;
@@ -248,7 +267,11 @@ TEST_CASE("ppo trainer: the distance to the optimum shrinks as the sample grows"
   auto const mean_distance = [](std::size_t generations) {
     double sum = 0.0;
     for (std::uint64_t seed = 0; seed < 8; ++seed)
-      sum += distance_to_optimum({.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::constant, .max_steps = 60, .batch_size = 2, .seed = seed},
+      sum += distance_to_optimum({.loop = {.learning_rate = 0.05,
+                                           .schedule = learning_rate_schedule::constant,
+                                           .max_steps = 60,
+                                           .batch_size = 2,
+                                           .seed = seed},
                                   .rollout = {.num_generations = generations},
                                   .num_ppo_epochs = 1,
                                   .advantages = advantage_estimator::rloo});
@@ -260,7 +283,9 @@ TEST_CASE("ppo trainer: the distance to the optimum shrinks as the sample grows"
 }
 
 TEST_CASE("ppo trainer: it teaches a transformer to end early, with a critic of its own and with a shared one") {
-  per_response reward([](auto, std::span<token_id const> response) { return response.back() == end ? 1.0 - 0.1 * static_cast<double>(response.size()) : -1.0; });
+  per_response reward([](auto, std::span<token_id const> response) {
+    return response.back() == end ? 1.0 - 0.1 * static_cast<double>(response.size()) : -1.0;
+  });
   auto const prompts = test::random_prompts(8, 9, 3);
   named_values first, last;
   auto const sink = [&](report const& r) {
@@ -286,16 +311,18 @@ TEST_CASE("ppo trainer: it teaches a transformer to end early, with a critic of 
   value_head<float> critic(policy);
   actor_critic<float> both(policy);
   frozen const reference_of_both{both};
-  ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer, options).fit(prompts, sink);
+  ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer, options)
+      .fit(prompts, sink);
   check();
   ppo_trainer(both, reference_of_both, reward, shared_critic{}, shared_optimizer, options).fit(prompts, sink);
   check();
 }
 
 TEST_CASE("ppo trainer: a shared critic that shares nothing is a separate one") {
-  ppo_trainer_options const options{.loop = {.learning_rate = 0.3, .max_steps = 4, .batch_size = 5, .micro_batch_tokens = 17},
-                                    .rollout = {.max_new_tokens = 4, .stop_tokens = {end}},
-                                    .num_mini_batches = 2};
+  ppo_trainer_options const options{
+      .loop = {.learning_rate = 0.3, .max_steps = 4, .batch_size = 5, .micro_batch_tokens = 17},
+      .rollout = {.max_new_tokens = 4, .stop_tokens = {end}},
+      .num_mini_batches = 2};
   auto const prompts = test::random_prompts(7, 6, 2);
   auto reward = ids_reward();
   tabular_actor_critic both{test::random_tabular<double>({.vocabulary = 6}, 1), test::token_value<double>(6)};
@@ -311,9 +338,11 @@ TEST_CASE("ppo trainer: a shared critic that shares nothing is a separate one") 
   CHECK(values_of(critic) != std::vector<double>(6, 0.0));
 
   auto const refused = [&](ppo_trainer_options o) {
-    return message_of<contract_violation>([&] { ppo_trainer trainer(both, reference, reward, shared_critic{}, one, o); });
+    return message_of<contract_violation>(
+        [&] { ppo_trainer trainer(both, reference, reward, shared_critic{}, one, o); });
   };
-  CHECK(refused({.score = score_position::after_end}).find("score end_token with a shared critic") != std::string::npos);
+  CHECK(refused({.score = score_position::after_end}).find("score end_token with a shared critic") !=
+        std::string::npos);
   CHECK(refused({.entropy_coef = 0.1}).find("entropy_coef == 0") != std::string::npos);
 }
 
@@ -324,8 +353,16 @@ TEST_CASE("ppo trainer: an adaptive kl_coef rises while the KL is above its targ
     adamw<double> optimizer;
     per_response reward([&](auto, std::span<token_id const> response) { return reward_scale * response[0]; });
     std::vector<named_values> seen;
-    ppo_trainer trainer{policy, reference, reward, no_critic{}, optimizer,
-                        {.loop = {.learning_rate = 0.1, .schedule = learning_rate_schedule::constant, .max_steps = 80, .batch_size = 8, .logging_steps = 1},
+    ppo_trainer trainer{policy,
+                        reference,
+                        reward,
+                        no_critic{},
+                        optimizer,
+                        {.loop = {.learning_rate = 0.1,
+                                  .schedule = learning_rate_schedule::constant,
+                                  .max_steps = 80,
+                                  .batch_size = 8,
+                                  .logging_steps = 1},
                          .rollout = {.num_generations = 4, .max_new_tokens = 2},
                          .kl = {.kl_coef = 0.05, .target = target, .horizon = horizon},
                          .advantages = advantage_estimator::rloo}};
@@ -352,7 +389,8 @@ TEST_CASE("ppo trainer: an adaptive kl_coef rises while the KL is above its targ
 }
 
 TEST_CASE("ppo trainer: rewards that are all equal teach nothing and harm nothing") {
-  for (auto const estimator : {advantage_estimator::rloo, advantage_estimator::grpo, advantage_estimator::dr_grpo, advantage_estimator::reinforce_plus_plus}) {
+  for (auto const estimator : {advantage_estimator::rloo, advantage_estimator::grpo, advantage_estimator::dr_grpo,
+                               advantage_estimator::reinforce_plus_plus}) {
     auto policy = test::random_tabular<float>({.vocabulary = 6}, 1);
     auto const before = values_of(policy);
     frozen const reference{policy};
@@ -363,7 +401,8 @@ TEST_CASE("ppo trainer: rewards that are all equal teach nothing and harm nothin
                         {.loop = {.learning_rate = 0.1, .max_steps = 4, .batch_size = 3},
                          .rollout = {.num_generations = 3, .max_new_tokens = 4},
                          .advantages = estimator}};
-    trainer.fit(test::random_prompts(5, 6, 2), [&](report const& r) { seen = r.kind == report_kind::log ? metrics_of(r) : seen; });
+    trainer.fit(test::random_prompts(5, 6, 2),
+                [&](report const& r) { seen = r.kind == report_kind::log ? metrics_of(r) : seen; });
     CHECK(seen.at("frac_reward_zero_std") == 1.0);
     CHECK(seen.at("loss/policy_avg") == 0.0);
     CHECK(seen.at("grad_norm") == 0.0);
@@ -379,7 +418,8 @@ TEST_CASE("ppo trainer: a reward that is not finite names update, response and p
   std::size_t calls = 0;
   auto reward = [&](sequences_view s, std::span<double> scores) {
     ++calls;
-    for (std::size_t b = 0; b < s.size(); ++b) scores[b] = calls == 2 && s.sequence(b)[0] == 4 ? missing : 0.5 * s.sequence(b).back();
+    for (std::size_t b = 0; b < s.size(); ++b)
+      scores[b] = calls == 2 && s.sequence(b)[0] == 4 ? missing : 0.5 * s.sequence(b).back();
   };
   auto const run = [&](on_nonfinite what, named_values& last) {
     calls = 0;
@@ -449,15 +489,25 @@ TEST_CASE("ppo trainer: a reward that throws leaves the parameters and the last 
         if (++calls == fail_at) throw std::runtime_error("the reward server is down");
         for (std::size_t b = 0; b < s.size(); ++b) scores[b] = s.sequence(b).back();
       };
-      ppo_trainer trainer{policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer,
-                          {.loop = {.learning_rate = 0.05, .max_steps = 6, .batch_size = 3, .save_steps = 2, .checkpoint_folder = path, .resume = true},
+      ppo_trainer trainer{policy,
+                          reference,
+                          reward,
+                          separate_critic{critic, critic_optimizer},
+                          optimizer,
+                          {.loop = {.learning_rate = 0.05,
+                                    .max_steps = 6,
+                                    .batch_size = 3,
+                                    .save_steps = 2,
+                                    .checkpoint_folder = path,
+                                    .resume = true},
                            .rollout = {.max_new_tokens = 3}}};
       return trainer.fit(data, [&](report const&) { at_report = values_of(policy); });
     }
   };
   run_of whole, broken, resumed;
   whole.fit(prompts, folder / "whole", 0);
-  CHECK(message_of<std::runtime_error>([&] { broken.fit(prompts, folder / "broken", 4); }) == "the reward server is down");
+  CHECK(message_of<std::runtime_error>([&] { broken.fit(prompts, folder / "broken", 4); }) ==
+        "the reward server is down");
   CHECK(values_of(broken.policy) == broken.at_report);  // those after the third update
   CHECK(gradients_are_zero(broken.policy));
   CHECK(checkpoint_folder(folder / "broken").steps() == std::vector<std::uint64_t>{2});
@@ -466,10 +516,12 @@ TEST_CASE("ppo trainer: a reward that throws leaves the parameters and the last 
   CHECK(summary.steps == 6);
   CHECK(values_of(resumed.policy) == values_of(whole.policy));
   CHECK(values_of(resumed.critic) == values_of(whole.critic));
-  CHECK(test::content_of(checkpoint_folder(folder / "broken").file(6)) == test::content_of(checkpoint_folder(folder / "whole").file(6)));
+  CHECK(test::content_of(checkpoint_folder(folder / "broken").file(6)) ==
+        test::content_of(checkpoint_folder(folder / "whole").file(6)));
 }
 
-TEST_CASE("ppo trainer: a run is not resumed under other options, another reference, reward model, temperature or critic") {
+TEST_CASE(
+    "ppo trainer: a run is not resumed under other options, another reference, reward model, temperature or critic") {
   test::temporary_folder const folder;
   auto const prompts = test::random_prompts(7, 6, 2);
   auto const start = test::random_tabular<double>({.vocabulary = 6}, 1);
@@ -503,7 +555,8 @@ TEST_CASE("ppo trainer: a run is not resumed under other options, another refere
   CHECK(run({}) == 0);
   CHECK(run({}) == 2);
   auto const why = [&](change const& c) { return message_of<data_error>([&] { run(c); }); };
-  for (change const& c : {change{.kl_coef = 0.2}, change{.critic_rate = 0.02}, change{.temperature = 0.5}, change{.weight = 0.25}, change{.reference = 2}})
+  for (change const& c : {change{.kl_coef = 0.2}, change{.critic_rate = 0.02}, change{.temperature = 0.5},
+                          change{.weight = 0.25}, change{.reference = 2}})
     CHECK(why(c).find("the checkpoint belongs to a run with other options") != std::string::npos);
   CHECK(why({.critic_vocabulary = 7}).find("the checkpoint belongs to a model of another shape") != std::string::npos);
 
@@ -513,7 +566,8 @@ TEST_CASE("ppo trainer: a run is not resumed under other options, another refere
   CHECK(fit(policy, reference, last_id, {}, folder / "plain") == 2);
   policy.set_temperature(0.5);
   reference.set_temperature(0.5);
-  CHECK(message_of<data_error>([&] { fit(policy, reference, last_id, {}, folder / "plain"); }).find("other options") != std::string::npos);
+  CHECK(message_of<data_error>([&] { fit(policy, reference, last_id, {}, folder / "plain"); }).find("other options") !=
+        std::string::npos);
 }
 
 TEST_CASE("ppo trainer: a reference that is not the policy is refused with the way out") {
@@ -529,7 +583,8 @@ TEST_CASE("ppo trainer: a reference that is not the policy is refused with the w
   };
   auto const other = test::random_tabular<float>({.vocabulary = 6}, 2);
   auto const why = message_of<contract_violation>([&] { fit(other, true); });
-  CHECK(why.find("ppo: the policy differs from the reference before the first update, so objective/kl does not start at 0: response 0 (prompt ") == 0);
+  CHECK(why.find("ppo: the policy differs from the reference before the first update, so objective/kl does not start "
+                 "at 0: response 0 (prompt ") == 0);
   CHECK(why.find(" at token 1. Is the reference the model that training starts from?") != std::string::npos);
   CHECK(why.find("set ppo_trainer_options.require_reference_equals_policy = false") != std::string::npos);
   CHECK(values_of(policy) == before);
@@ -545,8 +600,9 @@ TEST_CASE("ppo trainer: the policy cannot be its own reference, and the referenc
   adamw<float> optimizer;
   auto reward = ids_reward();
   ppo_trainer_options const options{.rollout = {.num_generations = 2}, .advantages = advantage_estimator::rloo};
-  CHECK(message_of<contract_violation>([&] { ppo_trainer trainer(policy, policy, reward, no_critic{}, optimizer, options); }) ==
-        "expected ppo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
+  CHECK(message_of<contract_violation>([&] {
+          ppo_trainer trainer(policy, policy, reward, no_critic{}, optimizer, options);
+        }) == "expected ppo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
   policy.set_temperature(0.7);
   ppo_trainer trainer(policy, reference, reward, no_critic{}, optimizer, options);
   CHECK(message_of<contract_violation>([&] { trainer.fit(one_prompt_per_token(3)); }) ==
@@ -563,12 +619,16 @@ TEST_CASE("ppo trainer: what does not go together is refused at construction, no
     return message_of<contract_violation>([&] { ppo_trainer trainer(policy, reference, reward, c, optimizer, o); });
   };
   CHECK(with(no_critic{}, {}) == "expected a critic, since ppo_trainer_options.advantages is gae");
-  CHECK(with(separate_critic{critic, critic_optimizer}, {.rollout = {.num_generations = 2}, .advantages = advantage_estimator::grpo}) ==
+  CHECK(with(separate_critic{critic, critic_optimizer},
+             {.rollout = {.num_generations = 2}, .advantages = advantage_estimator::grpo}) ==
         "expected no_critic, since ppo_trainer_options.advantages is a group's");
-  CHECK(with(separate_critic{critic, critic_optimizer, -1.0}, {}) == "expected separate_critic.learning_rate >= 0 and finite, got -1");
-  CHECK(with(separate_critic{critic, critic_optimizer}, {.kl = {.kl_coef = -1.0}}) == "expected kl_options.kl_coef >= 0 and finite, got -1");
+  CHECK(with(separate_critic{critic, critic_optimizer, -1.0}, {}) ==
+        "expected separate_critic.learning_rate >= 0 and finite, got -1");
+  CHECK(with(separate_critic{critic, critic_optimizer}, {.kl = {.kl_coef = -1.0}}) ==
+        "expected kl_options.kl_coef >= 0 and finite, got -1");
   ppo_trainer trainer(policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer, {});
-  CHECK(message_of<contract_violation>([&] { trainer.fit(test::prompt_list{}); }) == "expected a dataset of at least one prompt");
+  CHECK(message_of<contract_violation>([&] { trainer.fit(test::prompt_list{}); }) ==
+        "expected a dataset of at least one prompt");
 }
 
 TEST_CASE("ppo trainer: reports, summary and last rollout tell of the same run") {
@@ -593,7 +653,8 @@ TEST_CASE("ppo trainer: reports, summary and last rollout tell of the same run")
       if (std::isnan(first_loss)) first_loss = progress_loss;
     }
     if (r.kind == report_kind::log) last = metrics_of(r);
-    if (r.kind == report_kind::progress || r.kind == report_kind::log) tokens += trainer.last_rollout().responses.total_tokens();
+    if (r.kind == report_kind::progress || r.kind == report_kind::log)
+      tokens += trainer.last_rollout().responses.total_tokens();
     CHECK(r.tokens == tokens);
     CHECK(r.epoch == static_cast<double>(r.step) / 3.0);
   });
@@ -613,7 +674,8 @@ TEST_CASE("ppo trainer: reports, summary and last rollout tell of the same run")
   CHECK(trainer.last_rollout().responses.size() == 2);
   policy = test::random_tabular<double>({.vocabulary = 6}, 1);  // what the reference is
   named_values again;
-  auto const second = trainer.fit(test::random_prompts(7, 6, 2), [&](report const& r) { again = r.kind == log ? metrics_of(r) : again; });
+  auto const second = trainer.fit(test::random_prompts(7, 6, 2),
+                                  [&](report const& r) { again = r.kind == log ? metrics_of(r) : again; });
   CHECK(second.steps == 6);
   CHECK(again.at("episodes") == 28.0);  // from the beginning
 }
@@ -622,7 +684,8 @@ TEST_CASE("ppo trainer: once the buffers have grown an update allocates nothing"
   auto reward = ids_reward();
   test::prompt_list prompts;
   random_stream random(1);
-  for (int i = 0; i < 64; ++i) prompts.rows.push_back({static_cast<token_id>(random.below(6)), static_cast<token_id>(random.below(6))});
+  for (int i = 0; i < 64; ++i)
+    prompts.rows.push_back({static_cast<token_id>(random.below(6)), static_cast<token_id>(random.below(6))});
   auto const per_update = [&](auto&& fit) {
     std::vector<std::size_t> counts;
     counts.reserve(64);
@@ -634,10 +697,11 @@ TEST_CASE("ppo trainer: once the buffers have grown an update allocates nothing"
     for (std::size_t i = 2; i < counts.size(); ++i) out.push_back(counts[i] - counts[i - 1]);
     return out;
   };
-  ppo_trainer_options options{.loop = {.batch_size = 8, .micro_batch_tokens = 30, .logging_steps = 4},
-                              .rollout = {.num_generations = 2, .max_new_tokens = 4},  // without a stop token all are equally long
-                              .num_mini_batches = 2,
-                              .advantages = advantage_estimator::rloo};
+  ppo_trainer_options options{
+      .loop = {.batch_size = 8, .micro_batch_tokens = 30, .logging_steps = 4},
+      .rollout = {.num_generations = 2, .max_new_tokens = 4},  // without a stop token all are equally long
+      .num_mini_batches = 2,
+      .advantages = advantage_estimator::rloo};
   auto policy = test::random_tabular<double>({.vocabulary = 6}, 1);
   frozen const reference{policy};
   adamw<double> optimizer, critic_optimizer;
@@ -649,7 +713,8 @@ TEST_CASE("ppo trainer: once the buffers have grown an update allocates nothing"
   options.require_reference_equals_policy = false;
   test::token_value<double> critic(6);
   auto const with_critic = per_update([&](auto const& sink) {
-    ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer, options).fit(prompts, sink);
+    ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer, options)
+        .fit(prompts, sink);
   });
   CHECK(with_critic == std::vector<std::size_t>(6, 0));
 }

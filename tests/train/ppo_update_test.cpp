@@ -163,7 +163,8 @@ struct plain_ppo {
       for (std::size_t k = 0; k < a.size(); ++k) {
         double weight = 1.0;  // the sum of eq. 16 spelt out, not its recurrence
         for (std::size_t l = k; l < a.size(); ++l, weight *= o.gae.gamma * o.gae.lam)
-          a[k] += weight * (rewards[b][l] + (l + 1 < a.size() ? o.gae.gamma * old_values[b][l + 1] : 0.0) - old_values[b][l]);
+          a[k] += weight *
+                  (rewards[b][l] + (l + 1 < a.size() ? o.gae.gamma * old_values[b][l + 1] : 0.0) - old_values[b][l]);
         ret[k] = a[k] + old_values[b][k];
       }
       a.resize(responses[b].size());
@@ -200,7 +201,8 @@ struct plain_ppo {
       double const variance = variance_of({advantage});
       for (double& a : advantage) a /= std::sqrt(variance + 1e-8);
     }
-    for (std::size_t b = 0; b < total.size(); ++b) advantages.push_back(std::vector<double>(responses[b].size(), advantage[b]));
+    for (std::size_t b = 0; b < total.size(); ++b)
+      advantages.push_back(std::vector<double>(responses[b].size(), advantage[b]));
   }
 
   N policy_loss(std::vector<N> const& policy) const {
@@ -249,7 +251,10 @@ struct plain_ppo {
       for (std::size_t k = 0; k < returns[b].size(); ++k) {
         N const value = critic[static_cast<std::size_t>(k < contexts[b].size() ? contexts[b][k] : responses[b].back())];
         double const was = old_values[b][k], c = o.value.cliprange_value, target = returns[b][k];
-        N const held = c == 0.0 ? value : real(value) < was - c ? N(was - c) : real(value) > was + c ? N(was + c) : value;
+        N const held = c == 0.0                ? value
+                       : real(value) < was - c ? N(was - c)
+                       : real(value) > was + c ? N(was + c)
+                                               : value;
         N const one = (value - target) * (value - target), other = (held - target) * (held - target);
         loss += 0.5 * (real(one) >= real(other) ? one : other);
         tokens += 1.0;
@@ -361,7 +366,12 @@ struct cut_run {
 };
 
 cut_run run_cut(ppo_trainer_options o, std::size_t micro_batch_tokens) {
-  o.loop = {.learning_rate = 0.05, .max_steps = 3, .batch_size = 6, .micro_batch_tokens = micro_batch_tokens, .seed = 4, .logging_steps = 3};
+  o.loop = {.learning_rate = 0.05,
+            .max_steps = 3,
+            .batch_size = 6,
+            .micro_batch_tokens = micro_batch_tokens,
+            .seed = 4,
+            .logging_steps = 3};
   o.rollout.max_new_tokens = 5;
   o.rollout.stop_tokens = {end};
   o.num_ppo_epochs = 2;
@@ -391,7 +401,8 @@ cut_run run_cut(ppo_trainer_options o, std::size_t micro_batch_tokens) {
 
 }  // namespace
 
-TEST_CASE("ppo update: gradients and parameters are those of a plain second writing, every estimator, aggregation and KL") {
+TEST_CASE(
+    "ppo update: gradients and parameters are those of a plain second writing, every estimator, aggregation and KL") {
   double clipped = 0.0, value_clipped = 0.0;
   std::uint64_t seed = 1;
   for (auto const estimator : {advantage_estimator::gae, advantage_estimator::rloo, advantage_estimator::grpo,
@@ -399,16 +410,18 @@ TEST_CASE("ppo update: gradients and parameters are those of a plain second writ
     for (auto const position : {score_position::end_token, score_position::after_end})
       for (auto const aggregation : {loss_aggregation::token_mean, loss_aggregation::sequence_mean,
                                      loss_aggregation::sequence_sum, loss_aggregation::constant})
-        for (auto const& kl : {kl_options{.kl_coef = 0.3}, kl_options{.kl_coef = 0.3, .estimator = kl_estimator::k3},
-                               kl_options{.kl_coef = 0.3, .placement = kl_placement::loss, .estimator = kl_estimator::k2},
-                               kl_options{.kl_coef = 0.3, .placement = kl_placement::loss, .estimator = kl_estimator::k3}}) {
+        for (auto const& kl :
+             {kl_options{.kl_coef = 0.3}, kl_options{.kl_coef = 0.3, .estimator = kl_estimator::k3},
+              kl_options{.kl_coef = 0.3, .placement = kl_placement::loss, .estimator = kl_estimator::k2},
+              kl_options{.kl_coef = 0.3, .placement = kl_placement::loss, .estimator = kl_estimator::k3}}) {
           bool const gae = estimator == advantage_estimator::gae;
           if (!gae && position == score_position::after_end) continue;
           CAPTURE(seed);
           random_stream random(seed, 9);
           auto const one_in = [&](std::uint64_t n) { return random.below(n) == 0; };
           ppo_trainer_options const options{
-              .rollout = {.without_eos = std::array{missing_eos::keep, missing_eos::subtract, missing_eos::replace}[random.below(3)],
+              .rollout = {.without_eos = std::array{missing_eos::keep, missing_eos::subtract,
+                                                    missing_eos::replace}[random.below(3)],
                           .missing_eos_penalty = 1.5},
               .kl = kl,
               .ppo = {.cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
@@ -432,23 +445,26 @@ TEST_CASE("ppo update: gradients and parameters are those of a plain second writ
 }
 
 TEST_CASE("ppo update: the cut into micro-batches changes parameters and metrics by rounding alone") {
-  for (auto const& options : {ppo_trainer_options{}, ppo_trainer_options{.entropy_coef = 0.1, .score = score_position::after_end},
-                              ppo_trainer_options{.aggregation = loss_aggregation::sequence_mean, .advantages = advantage_estimator::rloo},
-                              ppo_trainer_options{.kl = {.placement = kl_placement::loss, .estimator = kl_estimator::k2},
-                                                  .aggregation = loss_aggregation::constant,
-                                                  .advantages = advantage_estimator::grpo}}) {
+  for (auto const& options :
+       {ppo_trainer_options{}, ppo_trainer_options{.entropy_coef = 0.1, .score = score_position::after_end},
+        ppo_trainer_options{.aggregation = loss_aggregation::sequence_mean, .advantages = advantage_estimator::rloo},
+        ppo_trainer_options{.kl = {.placement = kl_placement::loss, .estimator = kl_estimator::k2},
+        .aggregation = loss_aggregation::constant,
+        .advantages = advantage_estimator::grpo}}) {
     cut_run const whole = run_cut(options, 0);
     CHECK(whole.metrics.at("val/ratio_var") > 0.0);
     for (std::size_t const budget : {1u, 17u, 40u}) {
       cut_run const cut = run_cut(options, budget);
       CHECK(worst(cut.parameters, whole.parameters) <= 1e-12);
       REQUIRE(cut.metrics.size() == whole.metrics.size());
-      for (auto const& [name, value] : whole.metrics) CHECK_MESSAGE(std::abs(cut.metrics.at(name) - value) <= 1e-11, name);
+      for (auto const& [name, value] : whole.metrics)
+        CHECK_MESSAGE(std::abs(cut.metrics.at(name) - value) <= 1e-11, name);
     }
   }
 }
 
-TEST_CASE("ppo update: every response is in one mini-batch per epoch, and the cut is new every epoch and every update") {
+TEST_CASE(
+    "ppo update: every response is in one mini-batch per epoch, and the cut is new every epoch and every update") {
   tampered_policy policy(test::random_tabular<double>({.vocabulary = 7}, 1));
   frozen const reference{policy};
   asked_for seen;
@@ -488,7 +504,8 @@ TEST_CASE("ppo update: the rate is that of the schedule over updates, the critic
   ppo_trainer_options const options{.loop = {.learning_rate = 0.1, .warmup_steps = 1, .max_steps = 4, .batch_size = 4},
                                     .rollout = {.max_new_tokens = 3}, .num_ppo_epochs = 2};
   auto const prompts = test::random_prompts(5, vocabulary, 1);
-  ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer, 0.4}, optimizer, options).fit(prompts);
+  ppo_trainer(policy, reference, reward, separate_critic{critic, critic_optimizer, 0.4}, optimizer, options)
+      .fit(prompts);
   auto const close = [](std::vector<double> const& a, std::vector<double> const& b) { return worst(a, b) <= 1e-15; };
   // Warm-up to 1/2, then from 1 down over the three updates that remain; one rate for both epochs of an update.
   CHECK(close(optimizer.learning_rates, {0.05, 0.05, 0.1, 0.1, 0.2 / 3, 0.2 / 3, 0.1 / 3, 0.1 / 3}));
@@ -508,8 +525,16 @@ TEST_CASE("ppo update: a mini-batch beyond target_kl is not applied and ends the
     frozen const reference{policy};
     test::token_value<double> critic(vocabulary);
     adamw<double> optimizer, critic_optimizer;
-    ppo_trainer trainer{policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer,
-                        {.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::constant, .max_steps = 2, .batch_size = 4, .logging_steps = 2},
+    ppo_trainer trainer{policy,
+                        reference,
+                        reward,
+                        separate_critic{critic, critic_optimizer},
+                        optimizer,
+                        {.loop = {.learning_rate = 0.05,
+                                  .schedule = learning_rate_schedule::constant,
+                                  .max_steps = 2,
+                                  .batch_size = 4,
+                                  .logging_steps = 2},
                          .rollout = {.max_new_tokens = 3},
                          .num_ppo_epochs = epochs,
                          .target_kl = target_kl}};
@@ -546,8 +571,13 @@ TEST_CASE("ppo update: NaN on masked-out tokens, wherever a policy leaves it, ch
     auto const reference = policy;
     test::token_value<double> critic(vocabulary);
     adamw<double> optimizer, critic_optimizer;
-    ppo_trainer trainer{policy, reference, reward, separate_critic{critic, critic_optimizer}, optimizer,
-                        {.loop = {.learning_rate = 0.05, .max_steps = 3, .batch_size = 4}, .rollout = {.max_new_tokens = 3}}};
+    ppo_trainer trainer{
+        policy,
+        reference,
+        reward,
+        separate_critic{critic, critic_optimizer},
+        optimizer,
+        {.loop = {.learning_rate = 0.05, .max_steps = 3, .batch_size = 4}, .rollout = {.max_new_tokens = 3}}};
     auto const summary = trainer.fit(prompts);
     auto all = values_of(policy);
     for (double const v : values_of(critic)) all.push_back(v);
@@ -612,7 +642,8 @@ TEST_CASE("ppo update: a policy or critic that asks twice is refused") {
         "expected the critic to call ask exactly once per accumulate_value_gradient, got 2");
 }
 
-TEST_CASE("ppo update: a number that stops being finite ends the update; steps before it stay made, gradients are zero") {
+TEST_CASE(
+    "ppo update: a number that stops being finite ends the update; steps before it stay made, gradients are zero") {
   per_response reward(sum_of_ids);
   tampered_policy policy(test::random_tabular<double>({.vocabulary = vocabulary}, 1));
   auto const initial = policy;
@@ -621,7 +652,11 @@ TEST_CASE("ppo update: a number that stops being finite ends the update; steps b
   policy.in_accumulate = [&](sequences_view, std::span<double> logps) {
     if (++calls == 3) logps.back() = missing;
   };
-  ppo_trainer_options options{.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::constant, .max_steps = 2, .batch_size = 3, .logging_steps = 2},
+  ppo_trainer_options options{.loop = {.learning_rate = 0.05,
+                                       .schedule = learning_rate_schedule::constant,
+                                       .max_steps = 2,
+                                       .batch_size = 3,
+                                       .logging_steps = 2},
                               .rollout = {.max_new_tokens = 2}};
   std::map<std::string, double> metrics;
   auto const run = [&](on_nonfinite what) {
@@ -679,8 +714,9 @@ TEST_CASE("ppo update: an entropy bonus is refused of a policy that knows no ent
   adamw<double> optimizer;
   per_response reward(sum_of_ids);
   CHECK(message_of<contract_violation>([&] {
-          ppo_trainer trainer(policy, reference, reward, no_critic{}, optimizer,
-                              {.rollout = {.num_generations = 2}, .entropy_coef = 0.1, .advantages = advantage_estimator::rloo});
+          ppo_trainer trainer(
+              policy, reference, reward, no_critic{}, optimizer,
+              {.rollout = {.num_generations = 2}, .entropy_coef = 0.1, .advantages = advantage_estimator::rloo});
         }) == "expected ppo_trainer_options.entropy_coef == 0: the policy is no EntropicPolicy, got 0.1");
 }
 
@@ -712,7 +748,8 @@ TEST_CASE("ppo update: an entropy bonus keeps a policy undecided that has nothin
 }
 
 TEST_CASE("ppo update: the order of the responses in a rollout changes the result by rounding alone") {
-  ppo_trainer_options const o{.loop = {.micro_batch_tokens = 17}, .rollout = {.num_generations = 2, .max_new_tokens = 4, .stop_tokens = {end}},
+  ppo_trainer_options const o{.loop = {.micro_batch_tokens = 17},
+                              .rollout = {.num_generations = 2, .max_new_tokens = 4, .stop_tokens = {end}},
                               .num_ppo_epochs = 2};
   auto const initial = test::random_tabular<double>({.vocabulary = vocabulary}, 1);
   auto const reference = test::random_tabular<double>({.vocabulary = vocabulary}, 2);

@@ -138,6 +138,7 @@ TEST_CASE("rewards: measuring names the prompt whose reward is not finite, and r
   per_response fine(first_token);
   CHECK(message_of<contract_violation>([&] { static_cast<void>(measure_reward(policy, fine, prompts, 1, {})); }) ==
         "expected measure_reward: two responses or more, got 1");
-  CHECK(message_of<contract_violation>([&] { static_cast<void>(measure_reward(policy, fine, test::prompt_list{}, 4, {})); }) ==
-        "expected measure_reward: a dataset of at least one prompt");
+  CHECK(message_of<contract_violation>([&] {
+          static_cast<void>(measure_reward(policy, fine, test::prompt_list{}, 4, {}));
+        }) == "expected measure_reward: a dataset of at least one prompt");
 }

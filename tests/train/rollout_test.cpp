@@ -36,8 +36,8 @@ auto length_of_response() {
 
 // One rollout, all borrowed things alive for its length.
 template <class P, class R, class M, class D>
-rollout collect(P& policy, R const& reference, M& reward, D const& prompts, places const& examples, rollout_options options,
-                std::uint64_t first = 0, std::size_t budget = 4096, std::uint64_t seed = 1) {
+rollout collect(P& policy, R const& reference, M& reward, D const& prompts, places const& examples,
+                rollout_options options, std::uint64_t first = 0, std::size_t budget = 4096, std::uint64_t seed = 1) {
   rollout_collector collector(policy, reference, reward, std::move(options), budget, seed);
   rollout out;
   collector(prompts, examples, first, out);
@@ -52,7 +52,8 @@ token_list response_of(rollout const& of, std::size_t b) {
 
 std::vector<double> logps_of(rollout const& of, std::size_t b) {
   sequences_view const s = of.responses;
-  return {of.logps.begin() + static_cast<std::ptrdiff_t>(s.offsets[b]), of.logps.begin() + static_cast<std::ptrdiff_t>(s.offsets[b + 1])};
+  return {of.logps.begin() + static_cast<std::ptrdiff_t>(s.offsets[b]),
+          of.logps.begin() + static_cast<std::ptrdiff_t>(s.offsets[b + 1])};
 }
 
 decoder_options small_decoder() {
@@ -66,7 +67,8 @@ TEST_CASE("rollout: num_generations responses to each prompt in turn, with the n
   auto const reference = test::random_tabular<double>({.vocabulary = 6}, 2);
   auto const prompts = test::random_prompts(5, 6, 3);
   auto reward = length_of_response();
-  rollout const of = collect(policy, reference, reward, prompts, {4, 0, 2}, {.num_generations = 3, .max_new_tokens = 6, .stop_tokens = {end}});
+  rollout const of = collect(policy, reference, reward, prompts, {4, 0, 2},
+                             {.num_generations = 3, .max_new_tokens = 6, .stop_tokens = {end}});
   sequences_view const s = of.responses;
   REQUIRE(s.size() == 9);
   CHECK(of.prompts == places{4, 4, 4, 0, 0, 0, 2, 2, 2});
@@ -96,7 +98,8 @@ TEST_CASE("rollout: num_generations responses to each prompt in turn, with the n
   CHECK(of.sampler_log_ratio.weight == 0.0);
 }
 
-TEST_CASE_TEMPLATE("rollout: a response hangs on its number in the run, not on its neighbours nor on the cut", T, float, double) {
+TEST_CASE_TEMPLATE("rollout: a response hangs on its number in the run, not on its neighbours nor on the cut", T, float,
+                   double) {
   decoder<T> policy(small_decoder(), 5);
   frozen const reference{policy};
   auto const prompts = test::random_prompts(5, 9, 3);
@@ -122,8 +125,8 @@ TEST_CASE_TEMPLATE("rollout: a response hangs on its number in the run, not on i
 }
 
 TEST_CASE("rollout: the sampler shares no random numbers with the order of the data") {
-  // Four random bits per response against the first numbers of the streams that shuffle epochs 0, 1, 2, ...: were they the
-  // same stream, a uniform policy would draw exactly what they say.
+  // Four random bits per response against the first numbers of the streams that shuffle epochs 0, 1, 2, ...: were they
+  // the same stream, a uniform policy would draw exactly what they say.
   tabular_policy<double> policy({.vocabulary = 16});
   auto const prompts = test::random_prompts(1, 16, 3);
   auto reward = length_of_response();
@@ -146,7 +149,8 @@ TEST_CASE("rollout: a missing end costs what the option says, and a stop token i
                     .missing_eos_penalty = 2.5});
   };
   for (std::vector<token_id> const& stops : {std::vector<token_id>{end}, {end, 5}, {5, 4}}) {
-    rollout const keep = with(missing_eos::keep, stops), subtract = with(missing_eos::subtract, stops), replace = with(missing_eos::replace, stops);
+    rollout const keep = with(missing_eos::keep, stops), subtract = with(missing_eos::subtract, stops),
+                  replace = with(missing_eos::replace, stops);
     std::size_t finished = 0;
     for (std::size_t b = 0; b < 24; ++b) {
       token_list const response = response_of(keep, b);
@@ -167,12 +171,14 @@ TEST_CASE("rollout: an end on the last token that there was room for is an endin
   tabular_policy<double> policy({.vocabulary = 3});
   for (token_id v = 0; v < 3; ++v) policy.row(policy.context(token_list{v}))[end] = 60.0;
   auto reward = length_of_response();
-  rollout const full = collect(policy, frozen{policy}, reward, test::prompt_list{{{1}}}, {0}, {.max_new_tokens = 1, .stop_tokens = {end}});
+  rollout const full = collect(policy, frozen{policy}, reward, test::prompt_list{{{1}}}, {0},
+                               {.max_new_tokens = 1, .stop_tokens = {end}});
   CHECK(full.finished[0] == 1);
 
   decoder<float> windowed(small_decoder(), 5);
-  rollout const cut = collect(windowed, frozen{windowed}, reward, test::prompt_list{{token_list(10, 1)}}, {0, 0, 0, 0, 0, 0},
-                              {.max_new_tokens = 50, .stop_tokens = {end}, .without_eos = missing_eos::replace});
+  rollout const cut =
+      collect(windowed, frozen{windowed}, reward, test::prompt_list{{token_list(10, 1)}}, {0, 0, 0, 0, 0, 0},
+              {.max_new_tokens = 50, .stop_tokens = {end}, .without_eos = missing_eos::replace});
   std::size_t at_window = 0;
   for (std::size_t b = 0; b < 6; ++b) {
     CHECK(response_of(cut, b).size() <= 2);
@@ -187,7 +193,8 @@ TEST_CASE("rollout: with a filter the distance of sampler and policy is reported
   auto policy = test::random_tabular<double>({.vocabulary = 6}, 1);
   auto reward = length_of_response();
   auto const prompts = test::random_prompts(5, 6, 3);
-  for (rollout_options const& options : {rollout_options{.max_new_tokens = 4, .top_k = 2}, rollout_options{.max_new_tokens = 4, .top_p = 0.6}}) {
+  for (rollout_options const& options :
+       {rollout_options{.max_new_tokens = 4, .top_k = 2}, rollout_options{.max_new_tokens = 4, .top_p = 0.6}}) {
     rollout const of = collect(policy, frozen{policy}, reward, prompts, {0, 1, 2, 3, 4}, options);
     CHECK(of.sampler_log_ratio.weight == static_cast<double>(of.new_tokens));
     // The sampler has renormalised what was left: it is the more certain by -log of the mass kept.
@@ -201,7 +208,9 @@ TEST_CASE("rollout: with a filter the distance of sampler and policy is reported
         double all = 0.0, kept = 0.0;
         for (double& x : p) all += x = std::exp(x);
         std::sort(p.rbegin(), p.rend());
-        for (std::size_t k = 0; k < p.size() && (options.top_k > 0 ? k < options.top_k : kept < options.top_p * all); ++k) kept += p[k];
+        for (std::size_t k = 0; k < p.size() && (options.top_k > 0 ? k < options.top_k : kept < options.top_p * all);
+             ++k)
+          kept += p[k];
         expected += -std::log(kept / all);
       }
     CHECK(of.sampler_log_ratio.sum == doctest::Approx(expected).epsilon(1e-12));
@@ -231,13 +240,15 @@ TEST_CASE("rollout: a sampler that draws from another distribution is refused, w
     return message_of<contract_violation>([&] { collect(policy, reference, reward, prompts, {1, 0, 1}, options); });
   };
   CHECK(run({.max_new_tokens = 2}) ==
-        "rollout: the sampler drew token 3 of response 2 (prompt 1) with log-probability -1.386293, the policy's log_probs "
+        "rollout: the sampler drew token 3 of response 2 (prompt 1) with log-probability -1.386293, the policy's "
+        "log_probs "
         "says -1.386294: they have to be one distribution");
   policy.in_generate = [](sequences&, std::vector<double>& logps) { logps.back() = missing; };
   CHECK(run({.max_new_tokens = 2}).find("with log-probability nan") != std::string::npos);
   CHECK(run({.max_new_tokens = 2, .top_k = 2}).find("with log-probability nan") != std::string::npos);
   policy.in_generate = [](sequences&, std::vector<double>& logps) { logps.pop_back(); };
-  CHECK(run({.max_new_tokens = 2}).find("a log-probability for every token from the policy's generate, got 10") != std::string::npos);
+  CHECK(run({.max_new_tokens = 2}).find("a log-probability for every token from the policy's generate, got 10") !=
+        std::string::npos);
   policy.in_generate = [](sequences&, std::vector<double>& logps) { logps.back() += 1e-15; };
   CHECK(run({.max_new_tokens = 2}) == "nothing thrown");
 }
@@ -247,7 +258,11 @@ TEST_CASE("rollout: responses that are none, or too few, are refused") {
   frozen const reference{policy};
   auto reward = length_of_response();
   test::prompt_list const prompts{{{1}, {2, 3}}};
-  auto const run = [&] { return message_of<contract_violation>([&] { collect(policy, reference, reward, prompts, {0, 1, 0}, {.max_new_tokens = 2}); }); };
+  auto const run = [&] {
+    return message_of<contract_violation>([&] {
+      collect(policy, reference, reward, prompts, {0, 1, 0}, {.max_new_tokens = 2});
+    });
+  };
   policy.in_generate = [](sequences& out, std::vector<double>& logps) {
     logps = {0.0, -std::log(4.0), 0.0, 0.0, 0.0, -std::log(4.0)};
     out.clear();
@@ -269,7 +284,9 @@ TEST_CASE("rollout: numbers that are not finite are refused by response and prom
   tampered_policy reference = policy;
   test::prompt_list const prompts{{{1}, {2, 3}}};
   auto const run = [&](auto& reward) {
-    return message_of<nonfinite_error>([&] { collect(policy, reference, reward, prompts, {0, 1, 0}, {.max_new_tokens = 2}); });
+    return message_of<nonfinite_error>([&] {
+      collect(policy, reference, reward, prompts, {0, 1, 0}, {.max_new_tokens = 2});
+    });
   };
   auto reward = length_of_response();
   auto const spoil = [](sequences_view s, std::span<double> logps) {
@@ -282,7 +299,9 @@ TEST_CASE("rollout: numbers that are not finite are refused by response and prom
   reference.in_log_probs = spoil;
   CHECK(run(reward) == "rollout: the reference's log-probabilities are not finite in response 1 (prompt 1)");
   reference.in_log_probs = {};
-  per_response broken([](std::span<token_id const> prompt, auto) { return prompt.size() == 2 ? -std::numeric_limits<double>::infinity() : 0.0; });
+  per_response broken([](std::span<token_id const> prompt, auto) {
+    return prompt.size() == 2 ? -std::numeric_limits<double>::infinity() : 0.0;
+  });
   CHECK(run(broken) == "rollout: the reward is not finite for response 1 (prompt 1)");
   CHECK(run(reward) == "nothing thrown");
 }
@@ -292,7 +311,9 @@ TEST_CASE("rollout: a prompt that the policy refuses is named as the dataset nam
   frozen const reference{policy};
   auto reward = length_of_response();
   auto const run = [&](test::prompt_list const& prompts) {
-    return message_of<contract_violation>([&] { collect(policy, reference, reward, prompts, {2, 1, 0, 3}, {.num_generations = 2}); });
+    return message_of<contract_violation>([&] {
+      collect(policy, reference, reward, prompts, {2, 1, 0, 3}, {.num_generations = 2});
+    });
   };
   CHECK(run({{{1}, token_list(12, 4), {2}, {3}}}) ==
         "generate: prompt 2 of 12 tokens fills the window of 12; in the dataset it is prompt 1");

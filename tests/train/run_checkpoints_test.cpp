@@ -48,7 +48,8 @@ TEST_CASE("run checkpoints: what was saved is read by a run that resumes, the ne
   }
   // Killed between writing the fourth and removing the second.
   first.state = 40;
-  save_checkpoint(checkpoint_folder(options.checkpoint_folder).file(4), {1, 2, 3}, 4, [&](state_visitor v) { first.visit(v); });
+  save_checkpoint(checkpoint_folder(options.checkpoint_folder).file(4), {1, 2, 3}, 4,
+                  [&](state_visitor v) { first.visit(v); });
   options.resume = true;
   run second;
   CHECK(second.open(options) == 4);

@@ -136,8 +136,9 @@ class ppo_advantages {
     out.values.clear();
     out.returns.clear();
     out.advantages.resize(s.total_tokens());
-    out.equal_groups = group_advantages(sums_, sums_, {.baseline = baseline(), .num_generations = options_.rollout.num_generations,
-                                                       .std_epsilon = options_.std_epsilon});
+    out.equal_groups = group_advantages(
+        sums_, sums_,
+        {.baseline = baseline(), .num_generations = options_.rollout.num_generations, .std_epsilon = options_.std_epsilon});
     broadcast_slopes<double>(sums_, s, out.advantages);
   }
 

@@ -65,20 +65,22 @@ template <Policy P, ReferencePolicy R, RewardModel M, CriticOf<P> Critic, Optimi
 class ppo_trainer {
  public:
   ppo_trainer(P& policy, R const& reference, M& reward, Critic critic, O& optimizer, ppo_trainer_options options = {})
-      : policy_(policy), reference_(reference), reward_(reward), critic_(critic), optimizer_(optimizer), options_(std::move(options)),
+      : policy_(policy), reference_(reference), reward_(reward), critic_(critic), optimizer_(optimizer),
+        options_(std::move(options)),
         collect_(policy, reference, reward, (validate(options_), options_.rollout), options_.loop.micro_batch_tokens,
                  options_.loop.seed),
         advantages_(options_), update_(policy, critic, optimizer, options_) {
     bool const with_gae = options_.advantages == advantage_estimator::gae;
     expects(with_gae == has_critic, with_gae ? "a critic, since ppo_trainer_options.advantages is gae"
-                                                    : "no_critic, since ppo_trainer_options.advantages is a group's");
+                                             : "no_critic, since ppo_trainer_options.advantages is a group's");
     expects(static_cast<void const*>(&policy) != static_cast<void const*>(&reference),
             "ppo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
     if constexpr (is_separate_critic<Critic>)
       expects(critic_.learning_rate >= 0.0 && std::isfinite(critic_.learning_rate),
               "separate_critic.learning_rate >= 0 and finite", critic_.learning_rate);
   }
-  ppo_trainer(P& policy, R const&& reference, M& reward, Critic critic, O& optimizer, ppo_trainer_options options = {}) = delete;
+  ppo_trainer(P& policy, R const&& reference, M& reward, Critic critic, O& optimizer,
+              ppo_trainer_options options = {}) = delete;
 
   ppo_trainer(ppo_trainer const&) = delete;
   ppo_trainer& operator=(ppo_trainer const&) = delete;
@@ -232,7 +234,7 @@ class ppo_trainer {
     sequences_view const s = rollout_.responses;
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
-        if (s.mask[t] != 0 && std::abs(rollout_.logps[t] - rollout_.ref_logps[t]) > rounding * (1.0 + std::abs(rollout_.ref_logps[t])))
+        if (std::abs(rollout_.logps[t] - rollout_.ref_logps[t]) > rounding * (1.0 + std::abs(rollout_.ref_logps[t])))
           throw contract_violation(
               "ppo: the policy differs from the reference before the first update, so objective/kl does not start at 0: "
               "response " + std::to_string(b) + " (prompt " + std::to_string(rollout_.prompts[b]) + ") has log-ratio " +
