@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <concepts>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,21 @@ struct arm_figures {
   double kl_to_sft = 0.0;          ///< nats per response, mean over responses sampled from the arm
   double kl_error = 0.0;           ///< standard error of that mean
   std::vector<attune::proportion> by_kind;  ///< right answers by kind of instruction
+  double true_reward = 0.0;        ///< mean quality of the responses, by the known truth
+  double learned_reward = 0.0;     ///< mean of the reward model's score, in deviations from SFT's mean
+  double win_rate_vs_sft = 0.5;    ///< share of prompts on which it beats SFT's response by the known truth; a tie is half
+  double phrasings = 0.0;          ///< ways of being polite (or rude) in use: exp of their entropy over answers
+  std::size_t model_copies = 1;    ///< held in memory while it was trained
   costs training;
+};
+
+/// What people say of these methods, and what was measured.
+struct claim {
+  std::string name;
+  std::string source;    ///< the claim
+  std::string measured;  ///< in words
+  double value = 0.0;    ///< in one number
+  bool holds = false;
 };
 
 struct reward_figures {
@@ -55,8 +70,11 @@ struct world_figures {
   std::vector<series> loss_curves;      ///< pretraining, SFT, reward model, DPO: x in steps
   std::vector<series> accuracy_curves;  ///< reward model, DPO: training pairs ranked right
   std::vector<series> margins;          ///< log-probability of chosen less rejected, held-out pairs, before and after DPO
+  std::vector<series> reward_curves;    ///< PPO: the reward model's score of its responses, x in updates
+  std::vector<series> kl_curves;        ///< PPO: KL to SFT, nats per response
   std::vector<series> rewards;          ///< what the reward model gives the responses, before and after DPO
   std::vector<conversation> conversations;
+  std::vector<claim> claims;
 };
 
 /// A JSON object in the making: keys in the order of the calls.
@@ -72,6 +90,7 @@ class json_object {
     attune::append_json_number(text_, value);
     return *this;
   }
+  json_object& put(std::string_view key, std::string const& value) { return put(key, std::string_view(value)); }
   json_object& put(std::string_view key, std::string_view value) {
     begin(key);
     attune::append_json_string(text_, value);
@@ -80,6 +99,19 @@ class json_object {
   json_object& put(std::string_view key, json_object const& value) {
     begin(key);
     text_ += value.str();
+    return *this;
+  }
+  template <std::same_as<bool> B>  // nothing else converts to it by accident
+  json_object& put(std::string_view key, B value) {
+    begin(key);
+    text_ += value ? "true" : "false";
+    return *this;
+  }
+  json_object& put(std::string_view key, std::vector<json_object> const& values) {
+    begin(key);
+    text_ += '[';
+    for (std::size_t i = 0; i < values.size(); ++i) text_ += (i > 0 ? ", " : "") + values[i].str();
+    text_ += ']';
     return *this;
   }
   /// The share under its key, its 95 % interval under key_interval.
@@ -113,14 +145,22 @@ inline std::string to_json(world_figures const& f) {
     json_object one;
     one.put("instruction_accuracy", a.instruction).put("refusal_rate", a.refusal).put("over_refusal_rate", a.over_refusal);
     one.put("helpful_tone_rate", a.helpful_tone).put("lookalike_accuracy", a.lookalike);
-    one.put("kl_to_sft", a.kl_to_sft).put("kl_to_sft_standard_error", a.kl_error).put(a.training);
+    one.put("kl_to_sft", a.kl_to_sft).put("kl_to_sft_standard_error", a.kl_error);
+    one.put("true_reward", a.true_reward).put("learned_reward", a.learned_reward).put("win_rate_vs_sft", a.win_rate_vs_sft);
+    one.put("phrasings", a.phrasings).put("model_copies", a.model_copies).put(a.training);
     arms.put(a.name, one);
   }
   json_object reward;
   reward.put("accuracy", f.reward_model.accuracy).put("noisy_accuracy", f.reward_model.noisy_accuracy).put(f.reward_model.training);
   json_object all;
   all.put("seed", static_cast<std::size_t>(f.seed)).put("parameters", f.parameters).put("arms", arms);
-  all.put("reward_model", reward).put("seconds", f.seconds);
+  std::vector<json_object> claims;
+  for (claim const& c : f.claims) {
+    claims.emplace_back();
+    claims.back().put("name", c.name).put("claim", c.source).put("measured", c.value).put("in_words", c.measured);
+    claims.back().put("holds", c.holds);
+  }
+  all.put("reward_model", reward).put("claims", claims).put("seconds", f.seconds);
   return all.str() + "\n";
 }
 
