@@ -34,6 +34,7 @@ struct arm_figures {
   double win_rate_vs_sft = 0.5;    ///< share of prompts on which it beats SFT's response by the known truth; a tie is half
   double phrasings = 0.0;          ///< ways of being polite (or rude) in use: exp of their entropy over answers
   std::size_t model_copies = 1;    ///< held in memory while it was trained
+  std::size_t responses = 0;       ///< that it was trained on, a response of every epoch counted
   costs training;
 };
 
@@ -147,7 +148,7 @@ inline std::string to_json(world_figures const& f) {
     one.put("helpful_tone_rate", a.helpful_tone).put("lookalike_accuracy", a.lookalike);
     one.put("kl_to_sft", a.kl_to_sft).put("kl_to_sft_standard_error", a.kl_error);
     one.put("true_reward", a.true_reward).put("learned_reward", a.learned_reward).put("win_rate_vs_sft", a.win_rate_vs_sft);
-    one.put("phrasings", a.phrasings).put("model_copies", a.model_copies).put(a.training);
+    one.put("phrasings", a.phrasings).put("model_copies", a.model_copies).put("responses", a.responses).put(a.training);
     arms.put(a.name, one);
   }
   json_object reward;

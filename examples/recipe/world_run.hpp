@@ -108,13 +108,15 @@ class world_run {
 
     std::vector<answer_sheet> sheets;
     sheets.reserve(2 + options_.arms.size());
-    auto const add_arm = [&](std::string const& name, answer_sheet sheet, divergence kl, costs training, std::size_t copies) {
+    auto const add_arm = [&](std::string const& name, answer_sheet sheet, divergence kl, costs training, std::size_t responses,
+                             std::size_t copies) {
       arm_figures arm = mark(name, questions, sheet);
       compare(arm, questions, sheet, sheet_of_sft);
       arm.kl_to_sft = kl.mean;
       arm.kl_error = kl.standard_error;
       arm.training = training;
       arm.model_copies = copies;
+      arm.responses = responses;
       std::vector<double> scores = completion_scores(reward, sheet.tokens);
       for (double& score : scores) score = (score - scale.mean) / scale.deviation;
       arm.learned_reward = std::accumulate(scores.begin(), scores.end(), 0.0) / static_cast<double>(scores.size());
@@ -122,19 +124,20 @@ class world_run {
       figures_.arms.push_back(std::move(arm));
       sheets.push_back(std::move(sheet));
     };
-    auto const add_policy = [&](std::string const& name, attune::decoder<float>& policy, costs training, std::size_t copies) {
+    auto const add_policy = [&](std::string const& name, attune::decoder<float>& policy, costs training, std::size_t responses,
+                                std::size_t copies) {
       answer_sheet sheet = sit_exam(policy, words_, questions, options_.exam, seed);
       divergence const kl = divergence_between(policy, sft, sheet.tokens);
-      add_arm(name, std::move(sheet), kl, training, copies);
+      add_arm(name, std::move(sheet), kl, training, responses, copies);
       figures_.margins.push_back({name, {}, log_prob_margins(policy, true_pairs), figures_.arms.size() - 1});
     };
-    add_arm("pretrained", before, divergence_between(pretrained, sft, before.tokens), pretraining, 1);
-    add_arm("sft", sheet_of_sft, {}, fine_tuning, 1);
+    add_arm("pretrained", before, divergence_between(pretrained, sft, before.tokens), pretraining, options_.corpus.documents, 1);
+    add_arm("sft", sheet_of_sft, {}, fine_tuning, options_.corpus.demonstrations, 1);
     figures_.margins.push_back({"sft", {}, log_prob_margins(sft, true_pairs), 1});
     if (wanted("dpo")) {
       attune::decoder<float> policy = sft;
       costs const training = prefer(policy, pairs);
-      add_policy("dpo", policy, training, 1);  // the reference is two cached numbers per pair
+      add_policy("dpo", policy, training, 2 * pairs.size(), 1);  // the reference is two cached numbers per pair
     }
     for (bool const with_kl : {true, false}) {
       std::string const name = with_kl ? "ppo" : "ppo_no_kl";
@@ -142,8 +145,9 @@ class world_run {
       attune::decoder<float> policy = sft;
       reinforcement_options o = options_.ppo;
       if (!with_kl) o.kl_coef = 0.0;
+      std::size_t const responses = static_cast<std::size_t>(o.updates.epochs * static_cast<double>(pairs.size()));
       costs const training = reinforce(name, policy, sft, reward, scale, words_, pairs, o, seed, options_.checkpoints, figures_);
-      add_policy(name, policy, training, 4);  // policy, reference, reward model, critic
+      add_policy(name, policy, training, responses, 4);  // policy, reference, reward model, critic
     }
     std::vector<answer_sheet const*> shown;
     for (answer_sheet const& sheet : sheets) shown.push_back(&sheet);
