@@ -8,10 +8,12 @@
 #include <attune/core/statistics.hpp>
 #include <attune/io/json_text.hpp>
 
-#include "svg.hpp"
+#include "../report/svg.hpp"
 
 /// What a run found out, apart from how it is shown.
 namespace recipe {
+
+using namespace report;
 
 struct costs {
   double seconds = 0.0;      ///< of training

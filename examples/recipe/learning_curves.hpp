@@ -3,9 +3,11 @@
 
 #include <attune/io/terminal_sink.hpp>
 
-#include "svg.hpp"
+#include "../report/svg.hpp"
 
 namespace recipe {
+
+using namespace report;
 
 /// A report sink that shows a stage on the terminal under the recipe's own name for it, and keeps its curves. A line is
 /// printed for every tenth log report, a point of the curve kept for each.

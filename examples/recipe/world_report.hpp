@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "figures.hpp"
-#include "page.hpp"
+#include "../report/page.hpp"
 #include "world.hpp"
 
 /// The figures of a world run for people: a table in the terminal, and report.html.

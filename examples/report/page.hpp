@@ -8,7 +8,7 @@
 #include "svg.hpp"
 
 /// The frame of a report: one HTML file that needs nothing else, no script, no font, no network.
-namespace recipe {
+namespace report {
 
 inline constexpr std::string_view page_style = R"(
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #22252a; --soft: #6a6f78; --rule: #e2dfd9;
@@ -70,4 +70,4 @@ inline std::string html_grid(std::vector<std::string> const& charts) {
   return out + "</div>\n";
 }
 
-}  // namespace recipe
+}  // namespace report
