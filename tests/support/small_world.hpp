@@ -43,6 +43,16 @@ struct pair_list {
   }
 };
 
+struct prompt_row {
+  std::span<token_id const> prompt;
+};
+
+struct prompt_list {
+  std::vector<token_list> rows;
+  std::size_t size() const { return rows.size(); }
+  prompt_row operator[](std::size_t i) const { return {rows[i]}; }
+};
+
 inline token_list random_tokens(random_stream& random, std::size_t vocabulary, std::size_t longest) {
   token_list out(1 + random.below(longest));
   for (token_id& id : out) id = static_cast<token_id>(random.below(vocabulary));
@@ -64,6 +74,13 @@ inline pair_list random_pairs(std::size_t rows, std::size_t vocabulary, std::uin
   for (std::size_t i = 0; i < rows; ++i)
     out.rows.push_back({random_tokens(random, vocabulary, longest), random_tokens(random, vocabulary, longest),
                         random_tokens(random, vocabulary, longest), 0.0});
+  return out;
+}
+
+inline prompt_list random_prompts(std::size_t rows, std::size_t vocabulary, std::uint64_t seed, std::size_t longest = 4) {
+  random_stream random(seed);
+  prompt_list out;
+  for (std::size_t i = 0; i < rows; ++i) out.rows.push_back(random_tokens(random, vocabulary, longest));
   return out;
 }
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
+#include <concepts>
 
 #include <attune/concepts/optimizer.hpp>
 #include <attune/concepts/value_model.hpp>
-#include <attune/core/contract.hpp>
 
 /// Where PPO's values come from. A trainer takes one of these three; all of them borrow.
 namespace attune {
@@ -28,5 +27,17 @@ struct shared_critic {};
 
 /// None: several responses to one prompt are each other's baseline (objective/group_advantages.hpp).
 struct no_critic {};
+
+template <class C>
+inline constexpr bool is_separate_critic = false;
+template <class M, class O>
+inline constexpr bool is_separate_critic<separate_critic<M, O>> = true;
+template <class C>
+inline constexpr bool is_shared_critic = std::same_as<C, shared_critic>;
+
+/// One of the three, and one that can serve a policy P.
+template <class C, class P>
+concept CriticOf =
+    is_separate_critic<C> || std::same_as<C, no_critic> || (is_shared_critic<C> && ActorCritic<P>);
 
 }  // namespace attune

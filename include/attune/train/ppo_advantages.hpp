@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -46,38 +47,54 @@ class ppo_advantages {
 
   /// The sequences that the critic is to be asked about; with after_end each response that ended before max_new_tokens,
   /// and leaves room in the `window`, gets one token more: its state is the whole response.
-  void extend(rollout const& of, std::size_t window, ppo_targets& out) const {
+  void extend(rollout const& of, std::size_t window, ppo_targets& out) {
     out.extended.clear();
     if (options_.score == score_position::end_token) return;
     sequences_view const s = of.responses;
-    std::vector<token_id> tokens;
-    std::vector<std::uint8_t> mask;
     for (std::size_t b = 0; b < s.size(); ++b) {
-      tokens.assign(s.sequence(b).begin(), s.sequence(b).end());
-      mask.assign(s.sequence_mask(b).begin(), s.sequence_mask(b).end());
-      if (completion_tokens(mask) < options_.rollout.max_new_tokens && tokens.size() < window) {
-        tokens.push_back(tokens.back());  // any token does: a value is read before it
-        mask.push_back(1);
+      tokens_.assign(s.sequence(b).begin(), s.sequence(b).end());
+      mask_.assign(s.sequence_mask(b).begin(), s.sequence_mask(b).end());
+      if (completion_tokens(mask_) < options_.rollout.max_new_tokens && tokens_.size() < window) {
+        tokens_.push_back(tokens_.back());  // any token does: a value is read before it
+        mask_.push_back(1);
       }
-      out.extended.push_back_masked(tokens, mask);
+      out.extended.push_back_masked(tokens_, mask_);
     }
   }
 
   /// Fills out; out.values holds the critic's values of out.critic_sequences(of), if there is a critic.
   void operator()(rollout const& of, double kl_coef_in_reward, ppo_targets& out) {
     sequences_view const s = of.responses;
-    rewards_.resize(s.total_tokens());
-    token_rewards<double>({.logps = of.logps, .ref_logps = of.ref_logps, .scores = of.scores}, s, rewards_,
-                          {.kl_coef = kl_coef_in_reward,
-                           .estimator = options_.kl.placement == kl_placement::reward ? options_.kl.estimator : kl_estimator::k1});
-    sums_.resize(s.size());
-    sequence_sums<double>(rewards_, s, sums_);
+    bool const grouped = options_.advantages != advantage_estimator::gae;
+    if (out.extended.size() == 0 || grouped) {
+      rewards(of, of.logps, of.ref_logps, s, kl_coef_in_reward);
+    } else {  // the token after the end is nobody's choice: its log-ratio is 0, and it bears the score
+      lengthen(of.logps, s, out.extended, longer_logps_);
+      lengthen(of.ref_logps, s, out.extended, longer_ref_logps_);
+      rewards(of, longer_logps_, longer_ref_logps_, out.extended, kl_coef_in_reward);
+    }
     measure(of, out);
-    if (options_.advantages == advantage_estimator::gae) with_critic(of, out);
-    else in_groups(s, out);
+    if (grouped) in_groups(s, out);
+    else with_critic(of, out);
   }
 
  private:
+  // rewards_ of tokens and sums_ of responses.
+  void rewards(rollout const& of, std::span<double const> logps, std::span<double const> ref_logps, sequences_view s,
+               double kl_coef) {
+    rewards_.resize(s.total_tokens());
+    token_rewards<double>({.logps = logps, .ref_logps = ref_logps, .scores = of.scores}, s, rewards_,
+                          {.kl_coef = kl_coef, .estimator = options_.kl.estimator});
+    sums_.resize(s.size());
+    sequence_sums<double>(rewards_, s, sums_);
+  }
+
+  static void lengthen(std::span<double const> values, sequences_view s, sequences_view longer, std::vector<double>& out) {
+    out.assign(longer.total_tokens(), 0.0);
+    for (std::size_t b = 0; b < s.size(); ++b)
+      for (std::size_t k = 0; k < s.length(b); ++k) out[longer.offsets[b] + k] = values[s.offsets[b] + k];
+  }
+
   void measure(rollout const& of, ppo_targets& out) {
     sequences_view const s = of.responses;
     out.kl = out.kl_k3 = out.entropy = out.non_score_reward = out.rlhf_reward = {};
@@ -103,33 +120,16 @@ class ppo_advantages {
     sequences_view const s = of.responses, longer = out.critic_sequences(of);
     expects(out.values.size() == longer.total_tokens(), "ppo_advantages: a value for every token of critic_sequences",
             out.values.size());
-    std::vector<double>* rewards = &rewards_;
-    if (out.extended.size() > 0) {
-      place_after_end(of, longer);
-      rewards = &longer_rewards_;
-    }
-    if (options_.whiten_rewards) whiten<double>(*rewards, longer.mask, *rewards, {.shift_mean = false});
+    if (options_.whiten_rewards) whiten<double>(rewards_, longer.mask, rewards_, {.shift_mean = false});
     longer_advantages_.resize(longer.total_tokens());
     out.returns.resize(longer.total_tokens());
-    gae<double>({.rewards = *rewards, .values = out.values}, longer,
+    gae<double>({.rewards = rewards_, .values = out.values}, longer,
                 {.advantages = longer_advantages_, .returns = out.returns}, options_.gae);
     out.advantages.resize(s.total_tokens());
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t k = 0; k < s.length(b); ++k)
         out.advantages[s.offsets[b] + k] = longer_advantages_[longer.offsets[b] + k];
     if (options_.whiten_advantages) whiten<double>(out.advantages, s.mask, out.advantages);
-  }
-
-  // Where there is a token after the end, it bears the score.
-  void place_after_end(rollout const& of, sequences_view longer) {
-    sequences_view const s = of.responses;
-    longer_rewards_.assign(longer.total_tokens(), 0.0);
-    for (std::size_t b = 0; b < s.size(); ++b) {
-      for (std::size_t k = 0; k < s.length(b); ++k) longer_rewards_[longer.offsets[b] + k] = rewards_[s.offsets[b] + k];
-      if (longer.length(b) == s.length(b)) continue;
-      longer_rewards_[longer.offsets[b + 1] - 2] -= of.scores[b];
-      longer_rewards_[longer.offsets[b + 1] - 1] = of.scores[b];
-    }
   }
 
   void in_groups(sequences_view s, ppo_targets& out) {
@@ -153,7 +153,9 @@ class ppo_advantages {
   }
 
   ppo_trainer_options const& options_;
-  std::vector<double> rewards_, longer_rewards_, longer_advantages_, sums_;
+  std::vector<double> rewards_, sums_, longer_logps_, longer_ref_logps_, longer_advantages_;
+  std::vector<token_id> tokens_;
+  std::vector<std::uint8_t> mask_;
 };
 
 }  // namespace attune

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <string_view>
@@ -30,19 +31,21 @@ namespace attune {
 ///   val/num_eos_tokens                responses that ended with a stop token, per update
 ///   completions/mean_length           tokens
 ///   frac_reward_zero_std              share of groups whose rewards are all equal, which teach nothing; groups alone
+///   grad_norm, critic_grad_norm       per mini-batch, before clipping; the critic's where it is a model of its own
 ///   rollout/log_ratio                 log sampler - log policy per token, with a sampling filter alone
 ///   early_stops                       share of updates that target_kl ended
 struct ppo_figures {
   enum figure : std::size_t {
     kl, kl_k3, entropy_of_responses, non_score_reward, rlhf_reward, scores, approxkl, clipfrac, entropy, policy_loss,
-    value_loss_avg, value_clipfrac, ratio, ratio_squared, eos, length, equal_groups, grad_norm, log_ratio, early_stops,
+    value_loss_avg, value_clipfrac, ratio, ratio_squared, eos, length, equal_groups, grad_norm, critic_grad_norm, log_ratio,
+    early_stops,
     count
   };
   static constexpr std::array<std::string_view, count> names{
       "objective/kl", "objective/kl_k3", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
       "objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg", "loss/policy_avg",
       "loss/value_avg", "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "completions/mean_length",
-      "frac_reward_zero_std", "grad_norm", "rollout/log_ratio", "early_stops"};
+      "frac_reward_zero_std", "grad_norm", "critic_grad_norm", "rollout/log_ratio", "early_stops"};
 
   std::array<metric_sum, count> sums{};  ///< bytes of a checkpoint: no padding
 
@@ -69,6 +72,7 @@ struct ppo_figures {
     sums[value_loss_avg].add(outcome.value_loss);
     sums[value_clipfrac].add(outcome.value.clipfrac);
     sums[grad_norm].add(outcome.grad_norm);
+    sums[critic_grad_norm].add(outcome.critic_grad_norm);
     sums[log_ratio].add(of.sampler_log_ratio);
     if (options.target_kl > 0.0) sums[early_stops].add(outcome.stopped_early ? 1.0 : 0.0);
     if (options.advantages != advantage_estimator::gae) {
@@ -81,8 +85,8 @@ struct ppo_figures {
   void append_to(std::vector<metric>& metrics) const {
     for (std::size_t i = 0; i < count; ++i) {
       if (sums[i].weight == 0.0) continue;
-      double const value =
-          i == ratio_squared ? sums[i].mean() - sums[ratio].mean() * sums[ratio].mean() : sums[i].mean();
+      double value = sums[i].mean();
+      if (i == ratio_squared) value = (std::max)(0.0, value - sums[ratio].mean() * sums[ratio].mean());  // but for rounding
       metrics.push_back({names[i], value});
     }
   }

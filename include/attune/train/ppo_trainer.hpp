@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -56,24 +58,25 @@ namespace attune {
 ///
 /// Metrics: those of ppo_figures, and kl_coef, learning_rate, episodes (responses drawn), and
 /// rollout/tokens_per_second, the one figure that differs from run to run.
-template <class P, ReferencePolicy R, RewardModel M, class Critic, class O>
-  requires Policy<P> && GenerativePolicy<P> && Optimizer<O, P>
+template <Policy P, ReferencePolicy R, RewardModel M, CriticOf<P> Critic, Optimizer<P> O>
+  requires GenerativePolicy<P>
 class ppo_trainer {
  public:
-  static_assert(!is_shared_critic<Critic> || ActorCritic<P>, "shared_critic needs a policy that is an ActorCritic");
-
   ppo_trainer(P& policy, R const& reference, M& reward, Critic critic, O& optimizer, ppo_trainer_options options = {})
-      : policy_(policy), reference_(reference), critic_(critic), optimizer_(optimizer), options_(std::move(options)),
+      : policy_(policy), reference_(reference), reward_(reward), critic_(critic), optimizer_(optimizer), options_(std::move(options)),
         collect_(policy, reference, reward, (validate(options_), options_.rollout), options_.loop.micro_batch_tokens,
                  options_.loop.seed),
         advantages_(options_), update_(policy, critic, optimizer, options_) {
     bool const with_gae = options_.advantages == advantage_estimator::gae;
-    expects(with_gae == is_critic<Critic>, with_gae ? "a critic, since ppo_trainer_options.advantages is gae"
+    expects(with_gae == has_critic, with_gae ? "a critic, since ppo_trainer_options.advantages is gae"
                                                     : "no_critic, since ppo_trainer_options.advantages is a group's");
+    expects(static_cast<void const*>(&policy) != static_cast<void const*>(&reference),
+            "ppo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
     if constexpr (is_separate_critic<Critic>)
       expects(critic_.learning_rate >= 0.0 && std::isfinite(critic_.learning_rate),
               "separate_critic.learning_rate >= 0 and finite", critic_.learning_rate);
   }
+  ppo_trainer(P& policy, R const&& reference, M& reward, Critic critic, O& optimizer, ppo_trainer_options options = {}) = delete;
 
   ppo_trainer(ppo_trainer const&) = delete;
   ppo_trainer& operator=(ppo_trainer const&) = delete;
@@ -94,6 +97,7 @@ class ppo_trainer {
 
  private:
   static constexpr std::string_view stage_name = "ppo";
+  static constexpr bool has_critic = !std::same_as<Critic, no_critic>;
 
   // The loop's part of a checkpoint: eight-byte members only, so that no padding is written.
   struct loop_state {
@@ -188,7 +192,7 @@ class ppo_trainer {
   }
 
   void ask_critic() {
-    if constexpr (is_critic<Critic>) {
+    if constexpr (has_critic) {
       auto& model = critic_model();
       using critic_scalar = typename std::remove_cvref_t<decltype(model)>::scalar;
       std::size_t window = (std::numeric_limits<std::size_t>::max)();
@@ -216,8 +220,8 @@ class ppo_trainer {
   }
 
   void expects_reference_equal() const {
-    double const rounding = 256.0 * static_cast<double>((std::max)(std::numeric_limits<typename P::scalar>::epsilon(),
-                                                                   static_cast<typename P::scalar>(std::numeric_limits<typename R::scalar>::epsilon())));
+    double const rounding = 256.0 * (std::max)(static_cast<double>(std::numeric_limits<typename P::scalar>::epsilon()),
+                                               static_cast<double>(std::numeric_limits<typename R::scalar>::epsilon()));
     sequences_view const s = rollout_.responses;
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
@@ -292,7 +296,10 @@ class ppo_trainer {
       sum.update_number(critic_.learning_rate);
       describe_optimizer(critic_.optimizer);
     }
+    if constexpr (requires { policy_.temperature(); }) sum.update_number(static_cast<double>(policy_.temperature()));
     if constexpr (requires { reference_.fingerprint(); }) sum.update_number(model_fingerprint(reference_));
+    if constexpr (requires { reward_.fingerprint(); } || requires { reward_.parameters(); })
+      sum.update_number(model_fingerprint(reward_));
     return {model.value(), fingerprint(prompts), sum.value()};
   }
 
@@ -307,6 +314,7 @@ class ppo_trainer {
 
   P& policy_;
   R const& reference_;
+  M& reward_;
   Critic critic_;
   O& optimizer_;
   ppo_trainer_options options_;

@@ -30,14 +30,6 @@
 
 namespace attune {
 
-/// The critic has an optimiser and a pass of its own.
-template <class C>
-inline constexpr bool is_separate_critic = requires(C& c) { c.model; c.optimizer; };
-template <class C>
-inline constexpr bool is_shared_critic = std::same_as<C, shared_critic>;
-template <class C>
-inline constexpr bool is_critic = is_separate_critic<C> || is_shared_critic<C>;
-
 /// What the optimiser steps of one update came to.
 struct ppo_update_outcome {
   ppo_statistics policy;
@@ -53,7 +45,7 @@ struct ppo_update_outcome {
 /// Num_ppo_epochs passes over a rollout in mini-batches: the part of PPO in which parameters move. Permutations are drawn
 /// from (seed, update, epoch). Every mini-batch is cut into micro-batches by the token budget under denominators of the
 /// whole mini-batch, so the cut changes rounding alone. Everything is borrowed.
-template <Policy P, class Critic, Optimizer<P> O>
+template <Policy P, CriticOf<P> Critic, Optimizer<P> O>
 class ppo_update {
  public:
   ppo_update(P& policy, Critic critic, O& optimizer, ppo_trainer_options const& options)
@@ -196,7 +188,7 @@ class ppo_update {
     if (!outcome.finite) return;
     add(policy_statistics, outcome.policy);
     outcome.policy_loss.add(policy_loss);
-    if constexpr (is_critic<Critic>) outcome.value_loss.add(value_loss_sum);
+    if constexpr (!std::same_as<Critic, no_critic>) outcome.value_loss.add(value_loss_sum);
     outcome.entropy.add(entropy_);
     outcome.stopped_early = options_.target_kl > 0.0 && policy_statistics.approxkl.mean() > options_.target_kl;
   }

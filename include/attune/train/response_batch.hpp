@@ -39,13 +39,15 @@ class response_batch {
       for (std::size_t k = 0; k < here.length(i); ++k) out[here.offsets[i] + k] = of_all[all.offsets[source_[i]] + k];
   }
 
-  /// The way back: of_all[t] there = values[t] here, for the sequences that are here.
+  /// The way back for masked-in tokens of the sequences that are here: of_all[t] there = values[t] here. What stands
+  /// elsewhere, NaN perhaps, stays behind.
   template <class T>
   void scatter(std::span<T const> values, sequences_view all, std::span<double> of_all) const {
     sequences_view const here = tokens_;
     for (std::size_t i = 0; i < source_.size(); ++i)
       for (std::size_t k = 0; k < here.length(i); ++k)
-        of_all[all.offsets[source_[i]] + k] = static_cast<double>(values[here.offsets[i] + k]);
+        if (here.mask[here.offsets[i] + k] != 0)
+          of_all[all.offsets[source_[i]] + k] = static_cast<double>(values[here.offsets[i] + k]);
   }
 
  private:

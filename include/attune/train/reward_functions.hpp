@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cmath>
-#include <concepts>
 #include <cstddef>
 #include <functional>
-#include <limits>
+#include <iterator>
 #include <span>
 #include <string>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -136,11 +134,13 @@ template <GenerativePolicy P, RewardModel R, PromptDataset Prompts>
                               std::to_string((first + i) % prompts.size()) + " is not finite");
     all.insert(all.end(), scores.begin(), scores.end());
   }
+  // Not left to the rounding of the mean, which would make a deviation of 1e-17 out of rewards that are all 0.1.
+  if (std::ranges::count(all, all.front()) == std::ssize(all)) return {.mean = all.front()};
   metric_sum sum, squares;
   for (double const score : all) sum.add(score);
-  for (double const score : all) squares.add((score - sum.mean()) * (score - sum.mean()));
-  double const deviation = std::sqrt(squares.sum / (static_cast<double>(all.size()) - 1.0));
-  return {.mean = sum.mean(), .deviation = deviation > 0.0 ? deviation : 1.0};
+  double const mean = sum.mean();
+  for (double const score : all) squares.add((score - mean) * (score - mean));
+  return {.mean = mean, .deviation = std::sqrt(squares.sum / (static_cast<double>(all.size()) - 1.0))};
 }
 
 }  // namespace attune

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -45,9 +44,6 @@ class rollout_collector {
   rollout_collector(P& policy, R const& reference, M& reward, rollout_options options, std::size_t micro_batch_tokens,
                     std::uint64_t seed)
       : policy_(policy), reference_(reference), reward_(reward), options_(std::move(options)), budget_(micro_batch_tokens) {
-    if constexpr (requires { policy.temperature(); reference.temperature(); })
-      expects(policy.temperature() == reference.temperature(),
-              "rollout: policy and reference at one temperature; the reference has", reference.temperature());
     sampling_ = {.temperature = 1.0,
                  .top_k = options_.top_k,
                  .top_p = options_.top_p,
@@ -57,13 +53,18 @@ class rollout_collector {
   }
 
   /// num_generations responses to each of the prompts `examples`, one prompt after the other; `first_response` is the
-  /// number in the run of the first of them. Throws contract_violation for a response without a token and for a sampler
-  /// whose log-probabilities are not the policy's; nonfinite_error for a number that is not finite; each names the
-  /// response and its prompt's place in the dataset. What the reward model throws passes through.
+  /// number in the run of the first of them. Throws contract_violation for a prompt that the policy refuses, a response
+  /// without a token, a sampler whose log-probabilities are not the policy's, and temperatures that differ;
+  /// nonfinite_error for a number that is not finite; each names the response and its prompt's place in the dataset.
+  /// What the reward model throws passes through.
   template <PromptDataset D>
   void operator()(D const& prompts, std::span<std::size_t const> examples, std::uint64_t first_response, rollout& out) {
+    if constexpr (requires { policy_.temperature(); reference_.temperature(); })
+      expects(policy_.temperature() == reference_.temperature(),
+              "rollout: policy and reference at one temperature; the reference has", reference_.temperature());
     asked_.clear();
     out.prompts.clear();
+    out.sampler_log_ratio = {};
     for (std::size_t const example : examples)
       for (std::size_t g = 0; g < options_.num_generations; ++g) {
         auto&& row = prompts[example];
@@ -72,7 +73,7 @@ class rollout_collector {
         asked_.push_back(prompt, {});
         out.prompts.push_back(example);
       }
-    sampling_.first_stream = first_response;
+    sampling_.first_stream = first_response_stream + first_response;
     auto const begin = std::chrono::steady_clock::now();
     bool const scored = generate(out);
     out.generation_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -91,6 +92,9 @@ class rollout_collector {
   }
 
  private:
+  // The orders of the data take the random streams from 0 up, the orders of mini-batches those from the last one down.
+  static constexpr std::uint64_t first_response_stream = std::uint64_t{1} << 63;
+
   static std::string place(rollout const& of, std::size_t response) {
     return "response " + std::to_string(response) + " (prompt " + std::to_string(of.prompts[response]) + ")";
   }
@@ -105,11 +109,26 @@ class rollout_collector {
         policy_.generate(asked_.view(), sampling_, out.responses);
         return false;
       }
-    } catch (contract_violation const& broken) {  // names a prompt of this batch; the user knows the dataset's
-      std::string all = " (examples";
-      for (std::size_t b = 0; b < out.prompts.size(); b += options_.num_generations) all += " " + std::to_string(out.prompts[b]);
-      throw contract_violation(broken.what() + all + "; " + std::to_string(options_.num_generations) + " responses each)");
+    } catch (contract_violation const& broken) {
+      throw contract_violation(broken.what() + refused_prompt(out));
     }
+  }
+
+  // The policy names a prompt by its place among those it was asked, the user knows the dataset's: alone, the culprit is
+  // refused again.
+  std::string refused_prompt(rollout& out) {
+    sampling_options shortest = sampling_;
+    shortest.max_new_tokens = 1;
+    for (std::size_t b = 0; b < asked_.size(); b += options_.num_generations) {
+      sequences alone;
+      alone.push_back(asked_.view().sequence(b), {});
+      try {
+        policy_.generate(alone.view(), shortest, out.responses);
+      } catch (contract_violation const&) {
+        return "; in the dataset it is prompt " + std::to_string(out.prompts[b]);
+      }
+    }
+    return {};
   }
 
   template <class Model, class T>
@@ -133,17 +152,19 @@ class rollout_collector {
     bool const filtered = sampling_.top_k > 0 || sampling_.top_p < 1.0;
     double const rounding = 4096.0 * static_cast<double>(std::numeric_limits<typename P::scalar>::epsilon());
     sequences_view const s = out.responses;
-    out.sampler_log_ratio = {};
+    expects(sampler_logps_.size() == s.total_tokens(),
+            "rollout: a log-probability for every token from the policy's generate", sampler_logps_.size());
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t) {
         if (s.mask[t] == 0) continue;
         double const drawn = static_cast<double>(sampler_logps_[t]);
-        if (filtered) out.sampler_log_ratio.add(drawn - out.logps[t]);
-        else if (!(std::abs(drawn - out.logps[t]) <= rounding * (1.0 + std::abs(out.logps[t]))))
+        double const off = std::abs(drawn - out.logps[t]);
+        if (!(filtered ? std::isfinite(off) : off <= rounding * (1.0 + std::abs(out.logps[t]))))
           throw contract_violation("rollout: the sampler drew token " + std::to_string(t - s.offsets[b]) + " of " +
                                    place(out, b) + " with log-probability " + std::to_string(drawn) +
                                    ", the policy's log_probs says " + std::to_string(out.logps[t]) +
                                    ": they have to be one distribution");
+        if (filtered) out.sampler_log_ratio.add(drawn - out.logps[t]);
       }
   }
 
