@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <concepts>
 #include <string>
 #include <vector>
 
 #include <attune/core/statistics.hpp>
-#include <attune/io/json_text.hpp>
 
+#include "../report/json_object.hpp"
 #include "../report/svg.hpp"
 
 /// What a run found out, apart from how it is shown.
@@ -80,84 +79,26 @@ struct world_figures {
   std::vector<claim> claims;
 };
 
-/// A JSON object in the making: keys in the order of the calls.
-class json_object {
- public:
-  json_object& put(std::string_view key, double value) {
-    begin(key);
-    attune::append_json_number(text_, value);
-    return *this;
-  }
-  json_object& put(std::string_view key, std::size_t value) {
-    begin(key);
-    attune::append_json_number(text_, value);
-    return *this;
-  }
-  json_object& put(std::string_view key, std::string const& value) { return put(key, std::string_view(value)); }
-  json_object& put(std::string_view key, std::string_view value) {
-    begin(key);
-    attune::append_json_string(text_, value);
-    return *this;
-  }
-  json_object& put(std::string_view key, json_object const& value) {
-    begin(key);
-    text_ += value.str();
-    return *this;
-  }
-  template <std::same_as<bool> B>  // nothing else converts to it by accident
-  json_object& put(std::string_view key, B value) {
-    begin(key);
-    text_ += value ? "true" : "false";
-    return *this;
-  }
-  json_object& put(std::string_view key, std::vector<json_object> const& values) {
-    begin(key);
-    text_ += '[';
-    for (std::size_t i = 0; i < values.size(); ++i) text_ += (i > 0 ? ", " : "") + values[i].str();
-    text_ += ']';
-    return *this;
-  }
-  /// The share under its key, its 95 % interval under key_interval.
-  json_object& put(std::string_view key, attune::proportion const& p) {
-    put(key, p.value);
-    begin(std::string(key) + "_interval");
-    text_ += '[';
-    attune::append_json_number(text_, p.low);
-    text_ += ", ";
-    attune::append_json_number(text_, p.high);
-    text_ += ']';
-    return *this;
-  }
-  json_object& put(costs const& c) {
-    return put("seconds", c.seconds).put("flops", c.flops).put("peak_rss_mb", c.peak_rss_mb);
-  }
-  std::string str() const { return text_ + "}"; }
-
- private:
-  void begin(std::string_view key) {
-    text_ += text_.size() == 1 ? "" : ", ";
-    attune::append_json_string(text_, key);
-    text_ += ": ";
-  }
-  std::string text_ = "{";
-};
+inline report::json_object json_of(costs const& c) {
+  return report::json_object().put("seconds", c.seconds).put("flops", c.flops).put("peak_rss_mb", c.peak_rss_mb);
+}
 
 inline std::string to_json(world_figures const& f) {
-  json_object arms;
+  report::json_object arms;
   for (arm_figures const& a : f.arms) {
-    json_object one;
+    report::json_object one;
     one.put("instruction_accuracy", a.instruction).put("refusal_rate", a.refusal).put("over_refusal_rate", a.over_refusal);
     one.put("helpful_tone_rate", a.helpful_tone).put("lookalike_accuracy", a.lookalike);
     one.put("kl_to_sft", a.kl_to_sft).put("kl_to_sft_standard_error", a.kl_error);
     one.put("true_reward", a.true_reward).put("learned_reward", a.learned_reward).put("win_rate_vs_sft", a.win_rate_vs_sft);
-    one.put("phrasings", a.phrasings).put("model_copies", a.model_copies).put("responses", a.responses).put(a.training);
+    one.put("phrasings", a.phrasings).put("model_copies", a.model_copies).put("responses", a.responses).append(json_of(a.training));
     arms.put(a.name, one);
   }
-  json_object reward;
-  reward.put("accuracy", f.reward_model.accuracy).put("noisy_accuracy", f.reward_model.noisy_accuracy).put(f.reward_model.training);
-  json_object all;
+  report::json_object reward;
+  reward.put("accuracy", f.reward_model.accuracy).put("noisy_accuracy", f.reward_model.noisy_accuracy).append(json_of(f.reward_model.training));
+  report::json_object all;
   all.put("seed", static_cast<std::size_t>(f.seed)).put("parameters", f.parameters).put("arms", arms);
-  std::vector<json_object> claims;
+  std::vector<report::json_object> claims;
   for (claim const& c : f.claims) {
     claims.emplace_back();
     claims.back().put("name", c.name).put("claim", c.source).put("measured", c.value).put("in_words", c.measured);

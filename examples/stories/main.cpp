@@ -20,8 +20,8 @@
 #include <attune/train/ppo_trainer.hpp>
 #include <attune/train/reward_functions.hpp>
 
-#include "../recipe/figures.hpp"
-#include "../recipe/page.hpp"
+#include "../report/json_object.hpp"
+#include "../report/page.hpp"
 #include "llama2c_file.hpp"
 
 namespace {
@@ -67,11 +67,11 @@ class story_reward {
 
 /// Keeps what the report draws.
 struct curves {
-  recipe::series reward{"reward", {}, {}, 2}, kl{"KL", {}, {}, 1}, length{"length", {}, {}, 3};
+  report::series reward{"reward", {}, {}, 2}, kl{"KL", {}, {}, 1}, length{"length", {}, {}, 3};
 
   void operator()(attune::report const& r) {
     if (r.kind != attune::report_kind::log) return;
-    auto const add = [&](recipe::series& s, double value) {
+    auto const add = [&](report::series& s, double value) {
       s.x.push_back(static_cast<double>(r.step));
       s.y.push_back(value);
     };
@@ -147,19 +147,19 @@ void run(command_line const& asked) {
   auto const write = [](std::string const& path, std::string const& text) {
     if (!path.empty()) attune::write_atomically(path, [&](attune::file_writer& out) { out.write(text); });
   };
-  recipe::json_object figures;
+  report::json_object figures;
   figures.put("updates", summary.steps).put("reward_first", first).put("reward_last", last).put("kl_highest", highest_kl);
   figures.put("kl_last", drawn.kl.y.back()).put("length_last", drawn.length.y.back()).put("seconds", summary.seconds);
   write(asked.json, figures.str() + "\n");
-  std::vector<recipe::table_row> rows;
+  std::vector<report::table_row> rows;
   for (std::size_t i = 0; i < after.size(); ++i) rows.push_back({before[i], {after[i]}});
   write(asked.report,
-        recipe::html_page("Stories with a rule for a reward",
+        report::html_page("Stories with a rule for a reward",
                           "GRPO on stories260K: a story is worth a half for coming to an end and a half for the word \"" + asked.word + "\".",
-                          recipe::html_grid({recipe::line_chart({"Mean reward", "update", "reward"}, {drawn.reward}),
-                                             recipe::line_chart({"KL to the start", "update", "nats per story"}, {drawn.kl}),
-                                             recipe::line_chart({"Length", "update", "tokens"}, {drawn.length})}) +
-                              "<h2>Stories</h2>\n" + recipe::html_table({"before", "after"}, rows)));
+                          report::html_grid({report::line_chart({"Mean reward", "update", "reward"}, {drawn.reward}),
+                                             report::line_chart({"KL to the start", "update", "nats per story"}, {drawn.kl}),
+                                             report::line_chart({"Length", "update", "tokens"}, {drawn.length})}) +
+                              "<h2>Stories</h2>\n" + report::html_table({"before", "after"}, rows)));
 }
 
 }  // namespace
