@@ -94,7 +94,7 @@ TEST_CASE("recipe's report is one page that asks for nothing from elsewhere") {
     CHECK(page.find(outside) == page.npos);
   }
   CHECK(times(page, "<svg") == times(page, "</svg>"));
-  CHECK(times(page, "<svg") == 8);  // two bar charts, two histograms, a loss curve, the accuracies
+  CHECK(times(page, "<svg") == 8);  // two bar charts, two histograms, a loss curve, the accuracies, PPO's reward and KL
   CHECK(page.find("nan") == page.npos);
   CHECK(page.find("\"inf") == page.npos);
   CHECK(page.find(">inf") == page.npos);
