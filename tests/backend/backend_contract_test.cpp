@@ -29,6 +29,18 @@ TEST_CASE("backend_contract: a target is below the vocabulary or no_target, and 
   CHECK_THROWS_WITH(expects_targets(targets, 3, 10), "backend: row 0: expected a target below 10 or no_target, got -2");
 }
 
+TEST_CASE("backend_contract: entropies are one per row or none, and come with their slopes") {
+  std::vector<float> two(2), three(3);
+  CHECK_NOTHROW(expects_outputs(row_logps<float>{two, two, {}, two}, 2));
+  CHECK_NOTHROW(expects_outputs(row_logps<float>{two, two}, 2));
+  CHECK_THROWS_AS(expects_outputs(row_logps<float>{two, two, {}, three}, 2), contract_violation);
+  std::span<float const> const normalizers(two);
+  CHECK_NOTHROW(expects_slopes(normalizers, row_slopes<float>{two, {}, two, two}, 2));
+  CHECK_THROWS_AS(expects_slopes(normalizers, row_slopes<float>{two, {}, two, {}}, 2), contract_violation);
+  CHECK_THROWS_AS(expects_slopes(normalizers, row_slopes<float>{two, {}, {}, two}, 2), contract_violation);
+  CHECK_THROWS_AS(expects_slopes(normalizers, row_slopes<float>{two, {}, three, three}, 2), contract_violation);
+}
+
 TEST_CASE("backend_contract: segments cover the values in order") {
   std::vector<std::size_t> const good{0, 2, 2, 5}, late{1, 2, 2, 5}, backwards{0, 3, 2, 5};
   CHECK_NOTHROW(expects_segments(good, 3, 5));

@@ -17,6 +17,7 @@
 #include <attune/testing/backend_laws.hpp>
 
 #include "support/allocations.hpp"
+#include "support/golden_file.hpp"
 
 using namespace attune;
 
@@ -88,13 +89,13 @@ struct linear_problem {
 
 template <class T>
 struct linear_answer {
-  std::vector<T> logps, log_normalizers, mean_logps, dhidden, dhead;
+  std::vector<T> logps, log_normalizers, mean_logps, entropies, dhidden, dhead;
 };
 
 /// `shift` moves every matrix that many elements away from where the allocator put it.
 template <class T, class B>
 linear_answer<T> solve(B const& backend, linear_problem<T> const& p, std::size_t shift = 0) {
-  linear_answer<T> a{std::vector<T>(p.rows), std::vector<T>(p.rows), std::vector<T>(p.rows),
+  linear_answer<T> a{std::vector<T>(p.rows), std::vector<T>(p.rows), std::vector<T>(p.rows), std::vector<T>(p.rows),
                      std::vector<T>(p.rows * p.width, T(9)), std::vector<T>(p.vocabulary * p.width, T(0.25))};
   std::size_t const elements = backend.linear_workspace(p.rows, p.vocabulary, p.width);
   std::vector<T> memory(elements + shift, std::numeric_limits<T>::quiet_NaN());
@@ -104,8 +105,9 @@ linear_answer<T> solve(B const& backend, linear_problem<T> const& p, std::size_t
   auto const h = as_matrix<T const>(hidden.data() + shift, p.rows, p.width);
   auto const w = as_matrix<T const>(head.data() + shift, p.vocabulary, p.width);
   std::span<T> const workspace(memory.data() + shift, elements);
-  backend.linear_token_logps(h, w, p.targets, {a.logps, a.log_normalizers, a.mean_logps}, workspace);
-  backend.linear_token_logps_adjoint(h, w, p.targets, a.log_normalizers, {p.slopes, p.mean_slopes},
+  backend.linear_token_logps(h, w, p.targets, {a.logps, a.log_normalizers, a.mean_logps, a.entropies}, workspace);
+  row_slopes<T> const slopes{p.slopes, p.mean_slopes, a.entropies, p.mean_slopes};
+  backend.linear_token_logps_adjoint(h, w, p.targets, a.log_normalizers, slopes,
                                      as_matrix(a.dhidden.data(), p.rows, p.width),
                                      as_matrix(dhead.data() + shift, p.vocabulary, p.width), workspace);
   std::copy_n(dhead.data() + shift, a.dhead.size(), a.dhead.data());
@@ -156,6 +158,23 @@ TEST_CASE_TEMPLATE("eigen: log-probabilities and adjoint agree with the referenc
     }
 }
 
+TEST_CASE_TEMPLATE("eigen: entropies and their gradient are PyTorch's, as are the reference's", B, eigen_backend<double>,
+                   reference_backend<double>) {
+  B const backend;
+  for (golden_case const& c : read_golden("entropies.txt")) {
+    std::size_t const v = static_cast<std::size_t>(c.number("vocabulary")), n = c["slopes"].size();
+    std::vector<token_id> const targets = c.integers<token_id>("targets");
+    std::vector<double> logps(n), normalizers(n), entropies(n), gradient(n * v);
+    auto const logits = as_matrix(c["logits"].data(), n, v);
+    backend.token_logps(logits, targets, {logps, normalizers, {}, entropies});
+    backend.token_logps_adjoint(logits, targets, normalizers, {c["slopes"], {}, entropies, c["entropy_slopes"]},
+                                as_matrix(gradient.data(), n, v));
+    CHECK(distance(logps, c["logps"]) <= 1e-13);
+    CHECK(distance(entropies, c["entropies"]) <= 1e-13);
+    CHECK(distance(gradient, c["gradient"]) <= 1e-13);
+  }
+}
+
 TEST_CASE_TEMPLATE("eigen: the linear head agrees with the reference", T, float, double) {
   for (std::size_t const v : {1u, 3u, 50u, 400u, 1000u})
     for (std::size_t const d : {1u, 8u, 33u}) {
@@ -170,6 +189,7 @@ TEST_CASE_TEMPLATE("eigen: the linear head agrees with the reference", T, float,
         CHECK(distance(fast.logps, exact.logps) <= bound);
         CHECK(distance(fast.log_normalizers, exact.log_normalizers) <= bound);
         CHECK(distance(fast.mean_logps, exact.mean_logps) <= bound);
+        CHECK(distance(fast.entropies, exact.entropies) <= bound);
         CHECK(distance(fast.dhidden, exact.dhidden) <= bound);
         CHECK(distance(fast.dhead, exact.dhead) <= 8.0 * bound);
       }
@@ -194,7 +214,7 @@ TEST_CASE_TEMPLATE("eigen: a row of the linear head keeps its bits when rows are
         for (std::size_t r = 0; r < chosen.size(); ++r) {
           std::size_t const i = chosen[r];
           equal = equal && part.logps[r] == all.logps[i] && part.log_normalizers[r] == all.log_normalizers[i] &&
-                  part.mean_logps[r] == all.mean_logps[i] &&
+                  part.mean_logps[r] == all.mean_logps[i] && part.entropies[r] == all.entropies[i] &&
                   std::memcmp(&part.dhidden[r * d], &all.dhidden[i * d], d * sizeof(T)) == 0;
         }
         CAPTURE(v);

@@ -34,6 +34,10 @@ struct smoothed_archetype : policy_archetype {
   void accumulate_gradient_smoothed(sequences_view, smoothed_slopes_of<double>) {}
 };
 
+struct entropic_archetype : policy_archetype {
+  void accumulate_gradient_entropic(sequences_view, entropic_slopes_of<double>) {}
+};
+
 struct tempered_archetype : reference_archetype {
   double temperature() const { return 1.0; }
   void set_temperature(double) {}
@@ -78,6 +82,15 @@ struct smoothed_without_mean_slopes : policy_archetype {
   void accumulate_gradient_smoothed(sequences_view, slopes_of<double>) {}
 };
 
+struct entropic_without_entropies : policy_archetype {
+  void accumulate_gradient_entropic(sequences_view, slopes_of<double>) {}
+};
+struct entropic_of_another_scalar : policy_archetype {
+  void accumulate_gradient_entropic(sequences_view, entropic_slopes_of<float>) {}
+};
+struct entropic_without_a_gradient : reference_archetype {
+  void accumulate_gradient_entropic(sequences_view, entropic_slopes_of<double>) {}
+};
 struct temperature_that_cannot_be_set : reference_archetype {
   double temperature() const { return 1.0; }
 };
@@ -111,6 +124,10 @@ static_assert(!Policy<gradient_without_ask>);
 static_assert(!Policy<parameters_of_another_scalar>);
 static_assert(!Policy<parameters_that_are_no_range>);
 static_assert(Policy<smoothed_without_mean_slopes> && !SmoothedPolicy<smoothed_without_mean_slopes>);
+static_assert(EntropicPolicy<entropic_archetype> && !EntropicPolicy<policy_archetype>);
+static_assert(!EntropicPolicy<entropic_without_entropies>);
+static_assert(!EntropicPolicy<entropic_of_another_scalar>);
+static_assert(!EntropicPolicy<entropic_without_a_gradient>);
 static_assert(TemperedPolicy<tempered_archetype> && !TemperedPolicy<reference_archetype>);
 static_assert(!TemperedPolicy<temperature_that_cannot_be_set>);
 static_assert(!TemperedPolicy<temperature_that_cannot_be_read>);

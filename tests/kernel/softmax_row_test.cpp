@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -124,6 +125,90 @@ TEST_CASE_TEMPLATE("softmax_row: bits do not depend on the pointer's alignment, 
       CHECK(s.log_sum == expected.log_sum);
       CHECK(s.mean_logit == expected.mean_logit);
       scaled_softmax(memory.data() + shift, count, T(6), T(-0.7), T(0.01), memory.data() + shift);
+      CHECK(std::memcmp(memory.data() + shift, gradient.data(), count * sizeof(T)) == 0);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("softmax_row: the entropy agrees with long double at every length, flat or nearly certain", T, float,
+                   double) {
+  double const epsilon = std::numeric_limits<T>::epsilon();
+  double worst = 0.0;
+  for (std::size_t count : {1u, 2u, 15u, 16u, 17u, 1023u, 1024u, 1025u, 3000u})
+    for (double const spread : {0.0, 1e-3, 3.0, 40.0}) {
+      std::vector<T> x = random_row<T>(count, spread, count);
+      for (T& a : x) a += T(50);
+      if (count > 5) x[5] = -std::numeric_limits<T>::infinity();
+      if (count > 6) x[6] = std::numeric_limits<T>::lowest();
+      long double maximum = x[0], sum = 0.0L, entropy = 0.0L;
+      for (T const a : x) maximum = std::fmax(maximum, static_cast<long double>(a));
+      for (T const a : x) sum += std::exp(static_cast<long double>(a) - maximum);
+      for (T const a : x) {
+        long double const logp = static_cast<long double>(a) - maximum - std::log(sum);
+        if (std::exp(logp) > 0.0L) entropy -= std::exp(logp) * logp;
+      }
+      double const actual = softmax_entropy(x.data(), count, summarize_logits(x.data(), count, false));
+      worst = std::fmax(worst, std::abs(actual - static_cast<double>(entropy)) / epsilon);
+      CHECK(std::abs(actual - static_cast<double>(entropy)) <= 8.0 * epsilon * (1.0 + std::log(static_cast<double>(count))));
+      CHECK(actual >= 0.0);
+    }
+  MESSAGE("worst error ", worst, " epsilon");
+}
+
+TEST_CASE_TEMPLATE("softmax_row: a row without a distribution has no entropy", T, float, double) {
+  T const infinity = std::numeric_limits<T>::infinity();
+  for (T const bad : {std::numeric_limits<T>::quiet_NaN(), infinity}) {
+    std::vector<T> x = random_row<T>(40, 2.0, 3);
+    x[30] = bad;
+    CHECK(std::isnan(softmax_entropy(x.data(), x.size(), summarize_logits(x.data(), x.size(), false))));
+  }
+  std::vector<T> const none(40, -infinity);
+  CHECK(std::isnan(softmax_entropy(none.data(), none.size(), summarize_logits(none.data(), none.size(), false))));
+}
+
+TEST_CASE_TEMPLATE("softmax_row: the entropy's gradient is -p (log p + H), and exactly 0 where p is", T, float, double) {
+  double const epsilon = std::numeric_limits<T>::epsilon();
+  std::vector<T> x = random_row<T>(37, 2.0, 4);
+  x[5] = -std::numeric_limits<T>::infinity();
+  x[6] = std::numeric_limits<T>::lowest();
+  softmax_summary const s = summarize_logits(x.data(), x.size(), false);
+  double const entropy = softmax_entropy(x.data(), x.size(), s);
+  std::vector<T> out(x.size()), plain(x.size()), flat(x.size());
+  T const normalizer = static_cast<T>(s.log_normalizer());
+  scaled_softmax(x.data(), x.size(), normalizer, T(-0.5), T(0.25), T(1.5), static_cast<T>(entropy), out.data());
+  double sum = 0.0;
+  for (std::size_t v = 0; v < x.size(); ++v) {
+    double const logp = static_cast<double>(x[v]) - s.log_normalizer(), p = std::exp(logp);
+    double const bent = p > 0.0 ? -1.5 * p * (logp + entropy) : 0.0;
+    double const expected = v == 5 ? 0.0 : -0.5 * p + 0.25 + bent;
+    CHECK(std::abs(static_cast<double>(out[v]) - expected) <= 16.0 * epsilon);
+    sum += bent;
+  }
+  CHECK(std::abs(sum) <= 1e-6);
+  CHECK(out[5] == T(0));
+  CHECK(out[6] == T(0.25));
+  scaled_softmax(x.data(), x.size(), normalizer, T(-0.5), T(0.25), plain.data());
+  scaled_softmax(x.data(), x.size(), normalizer, T(-0.5), T(0.25), T(0), static_cast<T>(entropy), flat.data());
+  CHECK(std::memcmp(plain.data(), flat.data(), plain.size() * sizeof(T)) == 0);
+  T const nan = std::numeric_limits<T>::quiet_NaN();
+  for (auto const& [slope, value] : {std::pair<T, T>{nan, T(1)}, {T(1), nan}}) {
+    std::vector<T> y = x;
+    scaled_softmax(y.data(), y.size(), normalizer, T(-0.5), T(0.25), slope, value, y.data());
+    for (T const a : y) CHECK(std::isnan(a));
+  }
+}
+
+TEST_CASE_TEMPLATE("softmax_row: entropy and its gradient keep their bits at any alignment, and in place", T, float, double) {
+  for (std::size_t count : {1u, 31u, 1025u, 2500u}) {
+    std::vector<T> const x = random_row<T>(count, 3.0, count);
+    softmax_summary const s = summarize_logits(x.data(), count, false);
+    double const expected = softmax_entropy(x.data(), count, s);
+    std::vector<T> gradient(count), memory(count + 17);
+    scaled_softmax(x.data(), count, T(6), T(-0.7), T(0.01), T(0.3), T(2), gradient.data());
+    for (std::size_t shift = 0; shift < 17; ++shift) {
+      std::copy(x.begin(), x.end(), memory.data() + shift);
+      CHECK(softmax_entropy(memory.data() + shift, count, s) == expected);
+      scaled_softmax(memory.data() + shift, count, T(6), T(-0.7), T(0.01), T(0.3), T(2), memory.data() + shift);
       CHECK(std::memcmp(memory.data() + shift, gradient.data(), count * sizeof(T)) == 0);
     }
   }

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <cstring>
@@ -11,6 +12,7 @@
 
 #include <attune/testing/generative_policy_laws.hpp>
 #include <attune/testing/policy_laws.hpp>
+#include <attune/testing/tempered_policy_laws.hpp>
 
 #include "../support/allocations.hpp"
 #include "../support/plain_decoder.hpp"
@@ -19,6 +21,7 @@
 using namespace attune;
 
 static_assert(SmoothedPolicy<decoder<float>> && SmoothedPolicy<decoder<double>>);
+static_assert(EntropicPolicy<decoder<float>> && EntropicPolicy<decoder<double>>);
 static_assert(TemperedPolicy<decoder<float>> && TemperedPolicy<decoder<double>>);
 static_assert(ScoredGenerativePolicy<decoder<float>> && ScoredGenerativePolicy<decoder<double>>);
 
@@ -110,6 +113,49 @@ TEST_CASE("decoder: every parameter's gradient equals the complex step's, tied a
     }
 }
 
+TEST_CASE("decoder: the gradient of entropies and log-probabilities together, at temperature 0.7, equals the complex step's") {
+  for (bool const tied : {true, false}) {
+    CAPTURE(tied);
+    decoder<double> model(small(tied), 5);
+    model.set_temperature(0.7);
+    sequences const owned = test::random_sequences({6, 3, 1, 68}, 11, 8);
+    sequences_view const s = owned;
+    random_stream random(9);
+    std::vector<double> slopes(s.total_tokens()), entropy_slopes(s.total_tokens()), seen;
+    for (std::size_t t = 0; t < s.total_tokens(); ++t) slopes[t] = random.normal(), entropy_slopes[t] = random.normal();
+    model.accumulate_gradient_entropic(s, [&](auto, std::span<double const> entropies, std::span<double> a, std::span<double> b) {
+      seen.assign(entropies.begin(), entropies.end());
+      std::copy(slopes.begin(), slopes.end(), a.begin());
+      std::copy(entropy_slopes.begin(), entropy_slopes.end(), b.begin());
+    });
+    std::vector<double> const actual = gradients(model);
+
+    using complex = std::complex<double>;
+    test::plain_decoder<complex> plain(model.options(), model.parameters());
+    plain.temperature = 0.7;
+    std::vector<complex> logps, means, entropies;
+    plain.log_probs(s, logps, means, entropies);
+    for (std::size_t t = 0; t < seen.size(); ++t) CHECK(seen[t] == doctest::Approx(entropies[t].real()).epsilon(1e-12));
+    double largest = 0.0, worst = 0.0;
+    for (double const g : actual) largest = std::max(largest, std::abs(g));
+    std::size_t i = 0;
+    for (auto const& p : model.parameters())
+      for (std::size_t j = 0; j < p.value.size(); ++j, ++i) {
+        complex& weight = plain.weights.at(std::string(p.name))[j];
+        weight += complex(0.0, 1e-30);
+        plain.log_probs(s, logps, means, entropies);
+        weight = weight.real();
+        double expected = 0.0;
+        for (std::size_t t = 0; t < s.total_tokens(); ++t)
+          if (s.mask[t]) expected += slopes[t] * logps[t].imag() * 1e30 + entropy_slopes[t] * entropies[t].imag() * 1e30;
+        worst = std::max(worst, std::abs(actual[i] - expected) / std::max(std::abs(expected), 1e-3 * largest));
+      }
+    CHECK(i == model.parameter_count());
+    MESSAGE("worst relative error ", worst);
+    CHECK(worst < 1e-10);
+  }
+}
+
 TEST_CASE("decoder: log-probabilities of a sequence are the same bits whatever its neighbours and however many threads") {
   decoder<float> model(small(true), 11);
   sequences const alone = test::random_sequences({40}, 11, 1);
@@ -184,6 +230,7 @@ TEST_CASE("decoder: a training step and a reading of log-probabilities allocate 
   auto const step = [&] {
     for (sequences const* const batch : {&s, &smaller}) {
       model.accumulate_gradient(*batch, ask);
+      model.accumulate_gradient_entropic(*batch, [](auto, auto, auto, std::span<float> slopes) { std::ranges::fill(slopes, 0.1f); });
       model.log_probs(*batch, std::span(logps).first(batch->total_tokens()));
     }
   };
@@ -200,6 +247,7 @@ TEST_CASE_TEMPLATE("decoder: it keeps the laws of a policy, at any temperature",
       for (T& v : p.value) v *= T(2);
   testing::expect_laws(testing::check_policy_laws(model, 11));
   testing::expect_laws(testing::check_smoothed_policy_laws(model, 11));
+  testing::expect_laws(testing::check_entropic_policy_laws(model, 11));
   testing::expect_laws(testing::check_tempered_policy_laws(model, 11));
   model.set_temperature(0.7);
   testing::expect_laws(testing::check_generative_policy_laws(model, 11));

@@ -6,6 +6,7 @@
 
 #include <attune/testing/generative_policy_laws.hpp>
 #include <attune/testing/policy_laws.hpp>
+#include <attune/testing/tempered_policy_laws.hpp>
 
 #include <doctest/doctest.h>
 
@@ -16,7 +17,7 @@ using namespace attune;
 using attune::test::token_list;
 
 static_assert(SmoothedPolicy<tabular_policy<float>> && ScoredGenerativePolicy<tabular_policy<float>>);
-static_assert(TemperedPolicy<tabular_policy<float>>);
+static_assert(TemperedPolicy<tabular_policy<float>> && EntropicPolicy<tabular_policy<float>>);
 static_assert(SmoothedPolicy<tabular_policy<double>> && ScoredGenerativePolicy<tabular_policy<double>>);
 
 TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T, float, double) {
@@ -24,6 +25,7 @@ TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T
     auto policy = test::random_tabular<T>({.vocabulary = 4, .order = order}, order);
     testing::expect_laws(testing::check_policy_laws(policy, 4));
     testing::expect_laws(testing::check_smoothed_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_entropic_policy_laws(policy, 4));
     testing::expect_laws(testing::check_generative_policy_laws(policy, 4));
     testing::expect_laws(testing::check_scored_generative_policy_laws(policy, 4));
     testing::expect_laws(testing::check_tempered_policy_laws(policy, 4));
@@ -80,6 +82,20 @@ TEST_CASE("tabular: logits of any size give no overflow, and one of -inf is a to
   policy.accumulate_gradient(s, [](std::span<float const>, std::span<float> slopes) { slopes[1] = 1.0f; });
   CHECK(policy.parameters()[0].gradient[2] == 0.0f);
   CHECK(policy.parameters()[0].gradient[1] == doctest::Approx(0.5f));
+}
+
+TEST_CASE("tabular: a token that never comes adds nothing to the entropy nor to its gradient") {
+  tabular_policy<double> policy({.vocabulary = 3});
+  policy.row(0)[2] = -INFINITY;
+  policy.set_temperature(0.5);
+  sequences s;
+  s.push_back(token_list{0}, token_list{1});
+  policy.accumulate_gradient_entropic(s, [](auto, std::span<double const> entropies, auto, std::span<double> slopes) {
+    CHECK(entropies[0] == 0.0);
+    CHECK(entropies[1] == doctest::Approx(std::log(2.0)).epsilon(1e-15));
+    slopes[1] = 1.0;
+  });
+  for (double const g : testing::copied_gradients(policy)) CHECK(std::abs(g) <= 1e-16);  // the entropy is at its largest
 }
 
 TEST_CASE("tabular: generation stops at the stop token and keeps it, greedy takes the lower id on ties") {

@@ -31,18 +31,21 @@ TEST_CASE("token head: what it hands out is aligned with tokens, 0 outside the m
   sequences const owned = test::random_sequences({6, 1, 9}, 11, 3);
   sequences_view const s = owned;
   for (int round = 0; round < 2; ++round) {
-    head.read(trunk, s, activations::keep, true);
+    head.read(trunk, s, activations::keep, round == 0 ? token_statistic::mean_logp : token_statistic::entropy);
     CHECK(head.logps().size() == s.total_tokens());
-    CHECK(head.mean_logps().size() == s.total_tokens());
+    CHECK(head.mean_logps().size() == (round == 0 ? s.total_tokens() : 0));
+    CHECK(head.entropies().size() == (round == 0 ? 0 : s.total_tokens()));
     for (std::size_t t = 0; t < s.total_tokens(); ++t) {
       CHECK((head.logps()[t] < 0.0) == (s.mask[t] != 0));
-      CHECK((head.mean_logps()[t] < 0.0) == (s.mask[t] != 0));
+      if (round == 0) CHECK((head.mean_logps()[t] < 0.0) == (s.mask[t] != 0));
+      if (round == 1) CHECK((head.entropies()[t] > 0.0) == (s.mask[t] != 0));
       CHECK(head.slopes()[t] == 0.0);
       head.slopes()[t] = 3.0;  // the next reading starts over
     }
   }
   head.read(trunk, s, activations::discard);
   CHECK(head.mean_logps().empty());
+  CHECK(head.entropies().empty());
 }
 
 TEST_CASE("token head: hidden states that nothing masked in follows get no gradient, whatever the slopes there") {

@@ -191,6 +191,65 @@ struct counts_one_for_nothing : spoiled<float> {
   double squared_norm(std::span<float const> values) const { return values.empty() ? 1.0 : base::squared_norm(values); }
 };
 
+struct entropy_in_bits : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    for (float& x : out.entropies) x *= 1.44269504f;
+  }
+};
+
+struct entropies_of_skipped_rows : spoiled<float> {
+  void linear_token_logps(matrix_view<float const> hidden, matrix_view<float const> head, targets_view targets,
+                          row_logps<float> out, std::span<float> memory) const {
+    base::linear_token_logps(hidden, head, targets, out, memory);
+    for (std::size_t i = 0; i < out.entropies.size(); ++i)
+      if (targets[i] == no_target) out.entropies[i] = 1.0f;
+  }
+};
+
+struct entropy_costs_the_mean : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    if (!out.entropies.empty())
+      for (std::size_t i = 0; i < out.mean_logps.size(); ++i)
+        if (targets[i] != no_target) out.mean_logps[i] = 0.0f;
+  }
+};
+
+struct forgets_the_entropy_itself : spoiled<float> {  // the gradient of -sum p log p as if p did not have to sum to 1
+  void token_logps_adjoint(matrix_view<float const> logits, targets_view targets, std::span<float const> normalizers,
+                           row_slopes<float> slopes, matrix_view<float> dlogits) const {
+    std::vector<float> const ones(slopes.entropies.size(), 1.0f);
+    if (!ones.empty()) slopes.entropies = ones;
+    base::token_logps_adjoint(logits, targets, normalizers, slopes, dlogits);
+  }
+};
+
+struct forgets_the_target_s_entropy : spoiled<float> {
+  void token_logps_adjoint(matrix_view<float const> logits, targets_view targets, std::span<float const> normalizers,
+                           row_slopes<float> slopes, matrix_view<float> dlogits) const {
+    std::vector<float> kept;
+    for (std::size_t i = 0; i < logits.rows; ++i) kept.push_back(targets[i] != no_target ? logits(i, static_cast<std::size_t>(targets[i])) : 0.0f);
+    base::token_logps_adjoint(logits, targets, normalizers, slopes, dlogits);
+    for (std::size_t i = 0; i < logits.rows; ++i)
+      if (targets[i] != no_target && !slopes.entropies.empty() && kept[i] > -1e30f) {
+        float const p = std::exp(kept[i] - normalizers[i]);
+        if (p > 0.0f && p < 1.0f)
+          dlogits(i, static_cast<std::size_t>(targets[i])) += slopes.entropy_slopes[i] * p * (kept[i] - normalizers[i] + slopes.entropies[i]);
+      }
+  }
+};
+
+struct multiplies_zero_by_infinity : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    for (std::size_t i = 0; i < out.entropies.size(); ++i)
+      if (targets[i] != no_target)
+        for (std::size_t v = 0; v < logits.cols; ++v)
+          if (std::isinf(logits(i, v))) out.entropies[i] = NAN;
+  }
+};
+
 /// Names of the laws broken, in the order in which they were found.
 template <class B>
 std::string broken_laws(testing::backend_law_options options = {}) {
@@ -215,21 +274,30 @@ TEST_CASE("backend laws: the reference backend keeps them all, in float and doub
 TEST_CASE("backend laws: each broken backend is caught under the name of its law and of no law it keeps") {
   CHECK(broken_laws<forgets_the_maximum>() == "large logits, bad rows stay alone");
   CHECK(broken_laws<mean_of_logits>() == "log-probabilities, large logits");
-  CHECK(broken_laws<adds_to_dlogits>() == "adjoint, in place, no target, large logits, masked vocabulary");
-  CHECK(broken_laws<zeroes_before_it_reads>() == "in place");
+  CHECK(broken_laws<adds_to_dlogits>() == "adjoint, in place, no target, large logits, masked vocabulary, entropy adjoint");
+  CHECK(broken_laws<zeroes_before_it_reads>() == "in place, entropy adjoint");
   CHECK(broken_laws<fills_the_gaps>() == "row stride, in place");
   CHECK(broken_laws<leaves_skipped_rows>() == "no target");
-  CHECK(broken_laws<masks_by_a_large_number>() == "masked vocabulary");
+  CHECK(broken_laws<masks_by_a_large_number>() == "masked vocabulary, entropy adjoint");
   CHECK(broken_laws<skips_bad_rows>() == "bad rows stay alone");
-  CHECK(broken_laws<remembers>() == "pure");
-  CHECK(broken_laws<drops_the_slope_of_the_mean>() == "linear adjoint");
-  CHECK(broken_laws<overwrites_dhead>() == "linear adjoint, empty");
+  CHECK(broken_laws<remembers>() == "pure, entropies");
+  CHECK(broken_laws<drops_the_slope_of_the_mean>() == "linear adjoint, entropy adjoint");
+  CHECK(broken_laws<overwrites_dhead>() == "linear adjoint, entropy adjoint, empty");
   CHECK(broken_laws<scores_the_next_target>() == "linear");
   CHECK(broken_laws<writes_past_its_workspace>() == "workspace");
   CHECK(broken_laws<sums_in_float>() == "segments");
   CHECK(broken_laws<squares_in_float>() == "squared norm");
   CHECK(broken_laws<adds_epsilon_inside_the_root>() == "adamw");
   CHECK(broken_laws<counts_one_for_nothing>() == "empty");
+}
+
+TEST_CASE("backend laws: each way to spoil entropies is caught") {
+  CHECK(broken_laws<entropy_in_bits>() == "entropies");
+  CHECK(broken_laws<entropies_of_skipped_rows>() == "entropies");
+  CHECK(broken_laws<entropy_costs_the_mean>() == "log-probabilities, large logits, masked vocabulary, entropies");
+  CHECK(broken_laws<forgets_the_entropy_itself>() == "entropy adjoint");
+  CHECK(broken_laws<forgets_the_target_s_entropy>() == "entropy adjoint");
+  CHECK(broken_laws<multiplies_zero_by_infinity>() == "entropies");
 }
 
 TEST_CASE("backend laws: a leak between rows below rounding is caught where bits are asked for") {

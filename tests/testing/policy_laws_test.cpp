@@ -17,7 +17,7 @@ enum class defect {
   none, unnormalised, writes_masked, impure, not_causal, not_local, order_matters,  // of log_probs
   inconsistent, asks_twice, dirty_slopes, wrong_gradient, not_linear, overwrites, moves_values, changes_on_throw, renames,
   wrong_mean, mean_without_gradient,  // of the gradient
-  ignores_temperature, multiplies_by_temperature, untempered_gradient, accepts_anything, forgets_in_copies, stays_warm
+  entropy_in_bits, entropy_on_prompts, entropy_without_gradient, entropy_asks_twice, entropy_bends_logps, slopes_interact
 };
 
 class defective_policy {
@@ -26,13 +26,7 @@ class defective_policy {
   explicit defective_policy(defect d) : defect_(d), policy_(test::random_tabular<double>({.vocabulary = 5}, 9)) {}
 
   void log_probs(sequences_view s, std::span<double> logps) const {
-    if (defect_ == defect::ignores_temperature) {
-      tabular_policy<double> cold = policy_;
-      cold.set_temperature(1.0);
-      cold.log_probs(s, logps);
-    } else {
-      policy_.log_probs(s, logps);
-    }
+    policy_.log_probs(s, logps);
     spoil(s, logps);
   }
 
@@ -53,8 +47,6 @@ class defective_policy {
         for (double& slope : slopes) slope *= 1.0 + 0.1 * total;
       if (defect_ == defect::wrong_gradient)
         for (double& slope : slopes) slope *= 1.001;
-      if (defect_ == defect::untempered_gradient)
-        for (double& slope : slopes) slope *= policy_.temperature();
     });
     if (defect_ == defect::changes_on_throw) policy_.parameters()[0].gradient[3] -= 1.0;
     if (defect_ == defect::moves_values) policy_.row(0)[0] += 1e-9;
@@ -71,18 +63,21 @@ class defective_policy {
         });
   }
 
-  defective_policy(defective_policy const& other) : defect_(other.defect_), policy_(other.policy_) {
-    if (defect_ == defect::forgets_in_copies) policy_.set_temperature(1.0);
-  }
-
-  double temperature() const {
-    return defect_ == defect::multiplies_by_temperature ? 1.0 / policy_.temperature() : policy_.temperature();
-  }
-  void set_temperature(double temperature) {
-    if (defect_ == defect::accepts_anything && !(temperature > 0.0 && temperature < 1e9)) return;
-    validate_temperature(temperature);
-    policy_.set_temperature(defect_ == defect::multiplies_by_temperature ? 1.0 / temperature : temperature);
-    touched_ = touched_ || temperature != 1.0;
+  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<double> ask) {
+    policy_.accumulate_gradient_entropic(
+        s, [&](std::span<double const> logps, std::span<double const> entropies, std::span<double> slopes, std::span<double> bends) {
+          std::vector<double> seen(entropies.begin(), entropies.end());
+          if (defect_ == defect::entropy_in_bits)
+            for (double& h : seen) h *= 1.4427;
+          if (defect_ == defect::entropy_on_prompts) seen[0] = 1.0;
+          ask(logps, seen, slopes, bends);
+          if (defect_ == defect::entropy_asks_twice) ask(logps, seen, slopes, bends);
+          if (defect_ == defect::entropy_without_gradient) std::fill(bends.begin(), bends.end(), 0.0);
+          if (defect_ == defect::entropy_bends_logps)
+            for (double& slope : slopes) slope *= 1.001;
+          if (defect_ == defect::slopes_interact)
+            for (std::size_t t = 0; t < slopes.size(); ++t) bends[t] += 0.1 * slopes[t] * bends[t];
+        });
   }
 
   auto parameters() {
@@ -100,7 +95,6 @@ class defective_policy {
         continue;
       }
       if (defect_ == defect::unnormalised) logps[t] -= 1e-3;
-      if (defect_ == defect::stays_warm && touched_) logps[t] += 1e-15;
       if (defect_ == defect::impure) logps[t] -= 1e-12 * static_cast<double>(++calls_);
       if (defect_ == defect::not_local) logps[t] -= 1e-3 * static_cast<double>(s.size());
     }
@@ -117,10 +111,9 @@ class defective_policy {
   tabular_policy<double> policy_;
   std::vector<double> extra_{1.0}, extra_gradient_{0.0};
   mutable std::size_t calls_ = 0;
-  bool touched_ = false;
 };
 
-static_assert(SmoothedPolicy<defective_policy> && TemperedPolicy<defective_policy>);
+static_assert(SmoothedPolicy<defective_policy> && EntropicPolicy<defective_policy>);
 
 std::vector<broken_law> all_laws(defect d) {
   policy_law_options const options{.batch = 6, .seed = 3};
@@ -159,18 +152,18 @@ TEST_CASE("policy laws: each defect of the gradient is named") {
   CHECK(breaks(all_laws(defect::mean_without_gradient), "exact"));
 }
 
-TEST_CASE("policy laws: each defect of a temperature is named") {
+TEST_CASE("policy laws: each defect of an entropy is named") {
   auto const laws = [](defect d) {
     defective_policy policy(d);
-    return check_tempered_policy_laws(policy, 5, {.batch = 6, .seed = 3});
+    return check_entropic_policy_laws(policy, 5, {.batch = 6, .seed = 3});
   };
   expect_laws(laws(defect::none));
-  CHECK(breaks(laws(defect::ignores_temperature), "tempered"));
-  CHECK(breaks(laws(defect::multiplies_by_temperature), "tempered"));
-  CHECK(breaks(laws(defect::untempered_gradient), "exact"));
-  CHECK(breaks(laws(defect::accepts_anything), "refuses"));
-  CHECK(breaks(laws(defect::forgets_in_copies), "copied"));
-  CHECK(breaks(laws(defect::stays_warm), "restored"));
+  CHECK(breaks(laws(defect::entropy_in_bits), "entropy"));
+  CHECK(breaks(laws(defect::entropy_on_prompts), "entropy"));
+  CHECK(breaks(laws(defect::entropy_asks_twice), "asks once"));
+  CHECK(breaks(laws(defect::entropy_without_gradient), "exact"));
+  CHECK(breaks(laws(defect::entropy_bends_logps), "entropic"));
+  CHECK(breaks(laws(defect::slopes_interact), "entropic"));
 }
 
 TEST_CASE("policy laws: the checkers leave parameters as they were and gradients at zero") {
@@ -178,9 +171,7 @@ TEST_CASE("policy laws: the checkers leave parameters as they were and gradients
   auto const before = copied_values(policy);
   static_cast<void>(check_policy_laws(policy, 5));
   static_cast<void>(check_smoothed_policy_laws(policy, 5));
-  policy.set_temperature(0.3);
-  static_cast<void>(check_tempered_policy_laws(policy, 5));
-  CHECK(policy.temperature() == 0.3);
+  static_cast<void>(check_entropic_policy_laws(policy, 5));
   CHECK(copied_values(policy) == before);
   for (double const g : copied_gradients(policy)) CHECK(g == 0.0);
 }

@@ -35,6 +35,8 @@ void expects_outputs(row_logps<T> const& out, std::size_t rows) {
   expects(out.log_normalizers.size() == rows, "row_logps.log_normalizers: one per row", out.log_normalizers.size());
   expects(out.mean_logps.empty() || out.mean_logps.size() == rows, "row_logps.mean_logps: empty, or one per row",
           out.mean_logps.size());
+  expects(out.entropies.empty() || out.entropies.size() == rows, "row_logps.entropies: empty, or one per row",
+          out.entropies.size());
 }
 
 template <class T>
@@ -43,6 +45,10 @@ void expects_slopes(std::span<T const> log_normalizers, row_slopes<T> const& slo
   expects(slopes.logps.size() == rows, "row_slopes.logps: one per row", slopes.logps.size());
   expects(slopes.mean_logps.empty() || slopes.mean_logps.size() == rows, "row_slopes.mean_logps: empty, or one per row",
           slopes.mean_logps.size());
+  expects(slopes.entropy_slopes.empty() || slopes.entropy_slopes.size() == rows,
+          "row_slopes.entropy_slopes: empty, or one per row", slopes.entropy_slopes.size());
+  expects(slopes.entropies.size() == slopes.entropy_slopes.size(), "row_slopes.entropies: as many as entropy_slopes",
+          slopes.entropies.size());
 }
 
 /// Offsets of `segments` segments that cover `total` values in order.

@@ -226,15 +226,18 @@ class eigen_backend {
 
   static void forward_row(T const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
     bool const with_mean = !out.mean_logps.empty();
+    bool const with_entropy = !out.entropies.empty();
     if (target == no_target) {
       out.logps[i] = out.log_normalizers[i] = T(0);
       if (with_mean) out.mean_logps[i] = T(0);
+      if (with_entropy) out.entropies[i] = T(0);
       return;
     }
     softmax_summary const s = summarize_logits(x, count, with_mean);
     out.logps[i] = static_cast<T>((static_cast<double>(x[target]) - s.maximum) - s.log_sum);
     out.log_normalizers[i] = static_cast<T>(s.log_normalizer());
     if (with_mean) out.mean_logps[i] = static_cast<T>((s.mean_logit - s.maximum) - s.log_sum);
+    if (with_entropy) out.entropies[i] = static_cast<T>(softmax_entropy(x, count, s));
   }
 
   static void adjoint_row(T const* x, std::size_t count, token_id target, T log_normalizer, row_slopes<T> slopes,
@@ -246,13 +249,21 @@ class eigen_backend {
     double const slope = static_cast<double>(slopes.logps[i]);
     double const mean_slope = slopes.mean_logps.empty() ? 0.0 : static_cast<double>(slopes.mean_logps[i]);
     double const share = 1.0 / static_cast<double>(count);
+    bool const with_entropy = !slopes.entropy_slopes.empty();
     T const target_logit = x[target];  // out may be x
-    scaled_softmax(x, count, log_normalizer, static_cast<T>(-(slope + mean_slope)), static_cast<T>(mean_slope * share),
-                   out);
+    T const factor = static_cast<T>(-(slope + mean_slope)), offset = static_cast<T>(mean_slope * share);
+    if (with_entropy)
+      scaled_softmax(x, count, log_normalizer, factor, offset, slopes.entropy_slopes[i], slopes.entropies[i], out);
+    else
+      scaled_softmax(x, count, log_normalizer, factor, offset, out);
     double const logp = static_cast<double>(target_logit) - static_cast<double>(log_normalizer);
     if (target_logit == -std::numeric_limits<T>::infinity()) return;
+    double const p = std::exp(logp);
+    double const bent = !with_entropy || p == 0.0 ? 0.0
+                                                  : static_cast<double>(slopes.entropy_slopes[i]) * p *
+                                                        (logp + static_cast<double>(slopes.entropies[i]));
     // 1 - p of a target that is nearly certain would lose its digits; expm1 keeps them.
-    out[target] = static_cast<T>(slope * -std::expm1(logp) + mean_slope * (share - std::exp(logp)));
+    out[target] = static_cast<T>(slope * -std::expm1(logp) + mean_slope * (share - p) - bent);
   }
 
   void expects_linear(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,

@@ -153,6 +153,7 @@ class reference_backend {
     if (target == no_target) {
       out.logps[i] = out.log_normalizers[i] = T(0);
       if (!out.mean_logps.empty()) out.mean_logps[i] = T(0);
+      if (!out.entropies.empty()) out.entropies[i] = T(0);
       return;
     }
     double maximum = -std::numeric_limits<double>::infinity();
@@ -169,22 +170,34 @@ class reference_backend {
     out.log_normalizers[i] = static_cast<T>(maximum + log_sum);
     if (!out.mean_logps.empty())
       out.mean_logps[i] = static_cast<T>((sum_of_logits / static_cast<double>(count) - maximum) - log_sum);
+    if (out.entropies.empty()) return;
+    double entropy = std::isnan(log_sum) ? log_sum : 0.0;
+    for (std::size_t v = 0; v < count; ++v) {
+      double const logp = (static_cast<double>(x[v]) - maximum) - log_sum;
+      double const p = std::exp(logp);
+      if (p > 0.0) entropy -= p * logp;
+    }
+    out.entropies[i] = static_cast<T>(entropy);
   }
 
-  /// slope (1[v = target] - p) + mean_slope (1/V - p), and 0 where the logit is -inf.
+  /// slope (1[v = target] - p) + mean_slope (1/V - p) - entropy_slope p (log p + entropy), and 0 where the logit is -inf.
   static T adjoint(T logit, std::size_t v, std::size_t count, token_id target, T log_normalizer, row_slopes<T> slopes,
                    std::size_t i) noexcept {
     if (target == no_target) return T(0);
     double const slope = static_cast<double>(slopes.logps[i]);
     double const mean_slope = slopes.mean_logps.empty() ? 0.0 : static_cast<double>(slopes.mean_logps[i]);
+    double const entropy_slope = slopes.entropy_slopes.empty() ? 0.0 : static_cast<double>(slopes.entropy_slopes[i]);
+    double const entropy = slopes.entropies.empty() ? 0.0 : static_cast<double>(slopes.entropies[i]);
     double const logp = static_cast<double>(logit) - static_cast<double>(log_normalizer);
-    if (std::isnan(log_normalizer) || std::isnan(slope) || std::isnan(mean_slope))
+    if (std::isnan(log_normalizer) || std::isnan(slope) || std::isnan(mean_slope) || std::isnan(entropy_slope) ||
+        std::isnan(entropy))
       return std::numeric_limits<T>::quiet_NaN();
     if (logit == -std::numeric_limits<T>::infinity()) return T(0);
     double const p = std::exp(logp);
     // 1 - p of a target that is nearly certain would lose its digits; expm1 keeps them.
     double const from_logp = v == static_cast<std::size_t>(target) ? slope * -std::expm1(logp) : -slope * p;
-    return static_cast<T>(from_logp + mean_slope * (1.0 / static_cast<double>(count) - p));
+    double const bent = p > 0.0 ? entropy_slope * p * (logp + entropy) : 0.0;
+    return static_cast<T>(from_logp + mean_slope * (1.0 / static_cast<double>(count) - p) - bent);
   }
 };
 

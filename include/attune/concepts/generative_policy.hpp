@@ -45,7 +45,7 @@ inline void validate(sampling_options const& o) {
 /// Laws (checked by testing::check_generative_policy_laws): the sample of a prompt depends on (seed, stream, prompt,
 /// parameters, the other options) and not on the rest of the batch; with temperature 1 and nothing filtered it is
 /// distributed as log_probs says.
-/// Modelled by: decoder, tabular_policy.
+/// Modelled by: decoder, actor_critic, tabular_policy.
 template <class P>
 concept GenerativePolicy =
     ReferencePolicy<P> && requires(P& p, sequences_view prompts, sampling_options const& options, sequences& out) {
@@ -61,7 +61,7 @@ concept GenerativePolicy =
 ///
 /// Laws (checked by testing::check_scored_generative_policy_laws): out is what generate without logps gives; with
 /// temperature 1 and nothing filtered logps are log_probs of out within rounding, else its renormalisation.
-/// Modelled by: decoder, tabular_policy.
+/// Modelled by: decoder, actor_critic, tabular_policy.
 template <class P>
 concept ScoredGenerativePolicy =
     GenerativePolicy<P> && requires(P& p, sequences_view prompts, sampling_options const& options, sequences& out,

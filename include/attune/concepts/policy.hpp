@@ -34,7 +34,7 @@ using slopes_of = function_ref<void(std::span<T const> logps, std::span<T> slope
 /// A contract_violation names the sequence and the token that break sequences_view's promises, or a sequence longer
 /// than the model's window.
 /// Not required: gradients (see Policy), sampling (see GenerativePolicy), concurrent calls on one object.
-/// Modelled by: tabular_policy, decoder, frozen<P>, reference_cache.
+/// Modelled by: tabular_policy, decoder, actor_critic, frozen<P>, reference_cache.
 template <class R>
 concept ReferencePolicy =
     std::floating_point<typename R::scalar> &&
@@ -58,7 +58,7 @@ concept ReferencePolicy =
 ///   accumulates  two calls add up; nothing but gradients is modified
 ///   stable       parameters() has unique names and the same addresses at every call
 /// If ask throws, the gradients are as before the call.
-/// Modelled by: tabular_policy, decoder.
+/// Modelled by: tabular_policy, decoder, actor_critic.
 template <class P>
 concept Policy =
     ReferencePolicy<P> &&

@@ -7,8 +7,9 @@
 
 #include <attune/kernel/lanes.hpp>
 
-/// One row of logits on a CPU: its normaliser, and the gradient of a log-probability in it. The row comes from memory
-/// once in each direction, in blocks that stay in the first-level cache; nothing beside the row is written.
+/// One row of logits on a CPU: its normaliser and entropy, and the gradient of a log-probability and of the entropy in it.
+/// The row comes from memory once in each direction, in blocks that stay in the first-level cache, and once more for the
+/// entropy; nothing beside the row is written.
 ///
 /// Determinism: element v always lands in the same lane of the same block, and the last few elements go through the
 /// same arithmetic as all others. Results are a function of the values alone, never of the pointer's alignment or of
@@ -79,23 +80,48 @@ template <class T>
   return {static_cast<double>(maximum), log_sum, plain_sum / static_cast<double>(count)};
 }
 
-/// out[v] = factor * exp(logits[v] - log_normalizer) + offset, and exactly 0 where logits[v] is -inf. A NaN among the
-/// numbers passed makes the whole row NaN. out may be logits itself.
+/// -sum over v of p log p in nats, p = softmax(logits), of the row that s summarizes; NaN where s.log_sum is. With
+/// d = logits[v] - maximum it is log_sum - sum of e^d d / e^log_sum: two terms of one sign, so nothing cancels. Where p
+/// underflows, -inf among them, p log p is 0.
 template <class T>
-void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T factor, T offset, T* out) noexcept {
+[[nodiscard]] double softmax_entropy(T const* logits, std::size_t count, softmax_summary const& s) noexcept {
+  using group = lane_group<T>;
+  using integers = typename lanes<T>::integers;
+  using values = typename lanes<T>::values;
+  if (s.log_sum != s.log_sum) return s.log_sum;
+  T const maximum = static_cast<T>(s.maximum);
+  double sum = 0.0;
+  for (std::size_t first = 0; first < count; first += softmax_block) {
+    T const* const x = logits + first;
+    std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
+    std::size_t const rest = length % group::size;
+    std::size_t const whole = length - rest;
+    group sums = group::filled(T(0));
+    auto const add = [&](group const& g) {
+      for (std::size_t r = 0; r < group::registers; ++r) {
+        values const d = g.part[r] - maximum;
+        values const e = lanes<T>::exp(d);
+        sums.part[r] += (values)((integers)(e * d) & (integers)(e > T(0)));
+      }
+    };
+    for (std::size_t v = 0; v < whole; v += group::size) add(group::load(x + v));
+    add(group::load(x + whole, rest, -std::numeric_limits<T>::infinity()));
+    sum += sums.total();
+  }
+  return s.log_sum - sum * std::exp(-s.log_sum);
+}
+
+/// out[v] = f(logits[v]) for an f of lanes, and exactly 0 where logits[v] is -inf. out may be logits itself.
+template <class T, class F>
+void map_logits(T const* logits, std::size_t count, T* out, F const& f) noexcept {
   using group = lane_group<T>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
   constexpr T lowest = -std::numeric_limits<T>::infinity();
-  if (log_normalizer != log_normalizer || factor != factor || offset != offset) {
-    for (std::size_t v = 0; v < count; ++v) out[v] = std::numeric_limits<T>::quiet_NaN();
-    return;
-  }
-  auto const transform = [=](group g) {
+  auto const transform = [&](group g) {
     for (std::size_t r = 0; r < group::registers; ++r) {
       values const x = g.part[r];
-      values const d = lanes<T>::exp(x - log_normalizer) * factor + offset;
-      g.part[r] = (values)((integers)d & ~(integers)(x == lowest));
+      g.part[r] = (values)((integers)f(x) & ~(integers)(x == lowest));
     }
     return g;
   };
@@ -103,6 +129,35 @@ void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T fact
   std::size_t const whole = count - rest;
   for (std::size_t v = 0; v < whole; v += group::size) transform(group::load(logits + v)).store(out + v);
   if (rest > 0) transform(group::load(logits + whole, rest, lowest)).store(out + whole, rest);
+}
+
+/// out[v] = factor * exp(logits[v] - log_normalizer) + offset, and exactly 0 where logits[v] is -inf. A NaN among the
+/// numbers passed makes the whole row NaN. out may be logits itself.
+template <class T>
+void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T factor, T offset, T* out) noexcept {
+  using values = typename lanes<T>::values;
+  if (log_normalizer != log_normalizer || factor != factor || offset != offset) {
+    for (std::size_t v = 0; v < count; ++v) out[v] = std::numeric_limits<T>::quiet_NaN();
+    return;
+  }
+  map_logits(logits, count, out, [=](values x) -> values { return lanes<T>::exp(x - log_normalizer) * factor + offset; });
+}
+
+/// The same less entropy_slope * p * (log p + entropy), p = exp(logits[v] - log_normalizer), which is 0 where p underflows.
+template <class T>
+void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T factor, T offset, T entropy_slope, T entropy,
+                    T* out) noexcept {
+  using integers = typename lanes<T>::integers;
+  using values = typename lanes<T>::values;
+  if (entropy_slope != entropy_slope || entropy != entropy) factor = std::numeric_limits<T>::quiet_NaN();
+  if (log_normalizer != log_normalizer || factor != factor || offset != offset)
+    return scaled_softmax(logits, count, log_normalizer, factor, offset, out);
+  map_logits(logits, count, out, [=](values x) -> values {
+    values const logp = x - log_normalizer;
+    values const p = lanes<T>::exp(logp);
+    values const bent = (values)((integers)(p * (logp + entropy)) & (integers)(p > T(0)));
+    return p * factor + offset - bent * entropy_slope;
+  });
 }
 
 }  // namespace attune

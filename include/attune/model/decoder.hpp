@@ -16,7 +16,8 @@
 
 namespace attune {
 
-/// A Llama-family language model on the Eigen backend: SmoothedPolicy, TemperedPolicy and ScoredGenerativePolicy.
+/// A Llama-family language model on the Eigen backend: SmoothedPolicy, EntropicPolicy, TemperedPolicy and
+/// ScoredGenerativePolicy.
 ///
 /// T is float or double. Logits exist a chunk of rows at a time, and only for tokens that are masked in. Errors,
 /// determinism and memory are those of decoder_trunk and eigen_backend. Not safe for concurrent calls on one object.
@@ -54,8 +55,14 @@ class decoder {
   }
 
   void accumulate_gradient_smoothed(sequences_view s, smoothed_slopes_of<T> ask) {
-    head_.read(trunk_, s, activations::keep, true);
+    head_.read(trunk_, s, activations::keep, token_statistic::mean_logp);
     ask(head_.logps(), head_.mean_logps(), head_.slopes(), head_.mean_slopes());
+    trunk_.backward(s, head_.adjoint(trunk_));
+  }
+
+  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<T> ask) {
+    head_.read(trunk_, s, activations::keep, token_statistic::entropy);
+    ask(head_.logps(), head_.entropies(), head_.slopes(), head_.entropy_slopes());
     trunk_.backward(s, head_.adjoint(trunk_));
   }
 

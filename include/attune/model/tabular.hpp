@@ -41,7 +41,8 @@ inline void validate(tabular_options const& o) {
 /// and a trainer be tested against the truth. One parameter, "logits" (contexts, vocabulary), all 0 at first: the
 /// uniform distribution. Memory: 2 * (V + V^2 + ... + V^order) * V scalars.
 ///
-/// Copies are deep. Satisfies SmoothedPolicy, TemperedPolicy and ScoredGenerativePolicy. log_probs allocates nothing; accumulate_gradient only
+/// Copies are deep. Satisfies SmoothedPolicy, EntropicPolicy, TemperedPolicy and ScoredGenerativePolicy. log_probs
+/// allocates nothing; accumulate_gradient only
 /// while its buffers grow.
 template <class T>
 class tabular_policy {
@@ -105,15 +106,19 @@ class tabular_policy {
 
   void log_probs(sequences_view s, std::span<T> logps) const {
     check(s, logps.size());
-    forward(s, logps, {}, {});
+    forward(s, logps, {}, {}, {});
   }
 
   void accumulate_gradient(sequences_view s, slopes_of<T> ask) {
-    accumulate(s, false, [&] { ask(logps_, slopes_); });
+    accumulate(s, {}, [&] { ask(logps_, slopes_); });
   }
 
   void accumulate_gradient_smoothed(sequences_view s, smoothed_slopes_of<T> ask) {
-    accumulate(s, true, [&] { ask(logps_, mean_logps_, slopes_, mean_slopes_); });
+    accumulate(s, {.means = true}, [&] { ask(logps_, mean_logps_, slopes_, mean_slopes_); });
+  }
+
+  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<T> ask) {
+    accumulate(s, {.entropies = true}, [&] { ask(logps_, entropies_, slopes_, entropy_slopes_); });
   }
 
   /// As GenerativePolicy and ScoredGenerativePolicy say. A completion ends with a stop token or after max_new_tokens;
@@ -172,10 +177,12 @@ class tabular_policy {
     T log_prob(T logit) const noexcept { return (logit - top) * inverse_temperature - log_sum; }
   };
 
-  // mean_logps and normalizers may be empty.
-  void forward(sequences_view s, std::span<T> logps, std::span<T> mean_logps, std::span<normalizer> normalizers) const {
+  // All but logps may be empty.
+  void forward(sequences_view s, std::span<T> logps, std::span<T> mean_logps, std::span<T> entropies,
+               std::span<normalizer> normalizers) const {
     std::fill(logps.begin(), logps.end(), T(0));
     std::fill(mean_logps.begin(), mean_logps.end(), T(0));
+    std::fill(entropies.begin(), entropies.end(), T(0));
     for_each_target(s, [&](std::size_t t, std::size_t context) {
       std::span<T const> const logits = row(context);
       normalizer const n = normalize(logits);
@@ -185,6 +192,14 @@ class tabular_policy {
         double sum = 0.0;
         for (T const logit : logits) sum += static_cast<double>(n.log_prob(logit));
         mean_logps[t] = static_cast<T>(sum / static_cast<double>(logits.size()));
+      }
+      if (!entropies.empty()) {
+        double sum = 0.0;
+        for (T const logit : logits) {
+          double const logp = static_cast<double>(n.log_prob(logit)), p = std::exp(logp);
+          if (p > 0.0) sum -= p * logp;
+        }
+        entropies[t] = static_cast<T>(sum);
       }
     });
   }
@@ -197,30 +212,44 @@ class tabular_policy {
     return {top, inverse, static_cast<T>(std::log(sum))};
   }
 
+  struct beside_logps {
+    bool means = false;
+    bool entropies = false;
+  };
+
   template <class Ask>
-  void accumulate(sequences_view s, bool smoothed, Ask&& ask) {
+  void accumulate(sequences_view s, beside_logps wanted, Ask&& ask) {
     std::size_t const tokens = s.total_tokens();
     check(s, tokens);
     logps_.resize(tokens);
     normalizers_.resize(tokens);
     slopes_.assign(tokens, T(0));
-    mean_logps_.resize(smoothed ? tokens : 0);
-    mean_slopes_.assign(smoothed ? tokens : 0, T(0));
-    forward(s, logps_, mean_logps_, normalizers_);
+    mean_logps_.resize(wanted.means ? tokens : 0);
+    mean_slopes_.assign(wanted.means ? tokens : 0, T(0));
+    entropies_.resize(wanted.entropies ? tokens : 0);
+    entropy_slopes_.assign(wanted.entropies ? tokens : 0, T(0));
+    forward(s, logps_, mean_logps_, entropies_, normalizers_);
     ask();
-    // d logp[target] / d x[v] = 1[v = target] - p[v];  d mean_logp / d x[v] = 1/V - p[v];  x = logits / temperature
+    // d logp[target] / d x[v] = 1[v = target] - p[v];  d mean_logp / d x[v] = 1/V - p[v];
+    // d entropy / d x[v] = -p[v] (log p[v] + entropy);  x = logits / temperature
     for_each_target(s, [&](std::size_t t, std::size_t context) {
       std::span<T const> const logits = row(context);
       std::span<T> const gradient =
           std::span<T>(gradient_).subspan(context * options_.vocabulary, options_.vocabulary);
-      T const mean_slope = smoothed ? mean_slopes_[t] : T(0);
-      if (slopes_[t] == T(0) && mean_slope == T(0)) return;
+      T const mean_slope = wanted.means ? mean_slopes_[t] : T(0);
+      T const entropy_slope = wanted.entropies ? entropy_slopes_[t] : T(0);
+      if (slopes_[t] == T(0) && mean_slope == T(0) && entropy_slope == T(0)) return;
       T const inverse = normalizers_[t].inverse_temperature;
       T const both = (slopes_[t] + mean_slope) * inverse;
       T const share = mean_slope * inverse / static_cast<T>(options_.vocabulary);
       for (std::size_t v = 0; v < logits.size(); ++v)
         gradient[v] += share - both * std::exp(normalizers_[t].log_prob(logits[v]));
       gradient[static_cast<std::size_t>(s.tokens[t])] += slopes_[t] * inverse;
+      if (entropy_slope == T(0)) return;
+      for (std::size_t v = 0; v < logits.size(); ++v) {
+        T const logp = normalizers_[t].log_prob(logits[v]), p = std::exp(logp);
+        if (p > T(0)) gradient[v] -= entropy_slope * inverse * p * (logp + entropies_[t]);
+      }
     });
   }
 
@@ -228,7 +257,7 @@ class tabular_policy {
   double temperature_ = 1.0;
   std::vector<T> logits_;
   std::vector<T> gradient_;
-  std::vector<T> logps_, mean_logps_, slopes_, mean_slopes_;
+  std::vector<T> logps_, mean_logps_, entropies_, slopes_, mean_slopes_, entropy_slopes_;
   std::vector<normalizer> normalizers_;
   std::vector<token_id> text_;
   token_sampler sampler_;

@@ -18,6 +18,9 @@
 
 namespace attune {
 
+/// What a token_head computes beside log-probabilities.
+enum class token_statistic { none, mean_logp, entropy };
+
 /// What makes a language model of a decoder's trunk: the output matrix (the embedding where it is tied), its
 /// temperature, and between hidden states and the objective the bookkeeping of who scores whom. Row t of the hidden
 /// states answers for token t + 1; everything handed out here is aligned with tokens, 0 where the mask is 0.
@@ -54,16 +57,18 @@ class token_head {
     temperature_ = temperature;
   }
 
-  /// Runs the trunk over s and scores every masked-in token; slopes start at 0. Views handed out are valid until the next
-  /// call.
-  void read(decoder_trunk<T> const& trunk, sequences_view s, activations how, bool with_means = false) const {
+  /// Runs the trunk over s and scores every masked-in token; slopes start at 0. Returns the trunk's hidden states. Views
+  /// handed out are valid until the next call.
+  matrix_view<T const> read(decoder_trunk<T> const& trunk, sequences_view s, activations how,
+                            token_statistic beside = token_statistic::none) const {
     buffers& w = work();
     std::size_t const tokens = s.total_tokens(), dim = trunk.options().dim;
-    w.hidden = trunk.forward(s, how);
+    matrix_view<T const> const hidden = trunk.forward(s, how);
+    w.hidden = hidden;
     if (temperature_ != 1.0) {
       w.tempered.resize(tokens * dim);
       T const inverse = static_cast<T>(1.0 / temperature_);
-      std::transform(w.hidden.data, w.hidden.data + tokens * dim, w.tempered.data(), [=](T h) { return h * inverse; });
+      std::transform(hidden.data, hidden.data + tokens * dim, w.tempered.data(), [=](T h) { return h * inverse; });
       w.hidden = as_matrix<T const>(w.tempered.data(), tokens, dim);
     }
     w.targets.assign(tokens, no_target);
@@ -71,19 +76,24 @@ class token_head {
       if (s.mask[t] != 0) w.targets[t - 1] = s.tokens[t];
     w.normalizers.resize(tokens);
     w.logps.resize(tokens);
-    w.means.resize(with_means ? tokens : 0);
+    w.means.resize(beside == token_statistic::mean_logp ? tokens : 0);
+    w.entropies.resize(beside == token_statistic::entropy ? tokens : 0);
     w.linear.resize(backend(trunk).linear_workspace(tokens, trunk.options().vocabulary, dim));
     backend(trunk).linear_token_logps(w.hidden, trunk.store().value(output(trunk)), w.targets,
-                                      {w.logps.rows, w.normalizers, w.means.rows}, w.linear.span());
+                                      {w.logps.rows, w.normalizers, w.means.rows, w.entropies.rows}, w.linear.span());
     w.logps.align_with_tokens();
     w.means.align_with_tokens();
+    w.entropies.align_with_tokens();
     trunk.count_flops(flops(trunk));
+    return hidden;
   }
 
   std::span<T const> logps() const noexcept { return work_->logps.tokens; }
   std::span<T const> mean_logps() const noexcept { return work_->means.tokens; }
+  std::span<T const> entropies() const noexcept { return work_->entropies.tokens; }
   std::span<T> slopes() noexcept { return work_->logps.slopes; }
   std::span<T> mean_slopes() noexcept { return work_->means.slopes; }
+  std::span<T> entropy_slopes() noexcept { return work_->entropies.slopes; }
 
   /// Adds the output matrix's gradient and returns that of the hidden states (total_tokens, dim), overwritten. Expects
   /// read just before, with the same trunk.
@@ -92,12 +102,13 @@ class token_head {
     std::size_t const tokens = w.targets.size(), dim = trunk.options().dim;
     w.logps.align_with_rows(w.targets);
     w.means.align_with_rows(w.targets);
+    w.entropies.align_with_rows(w.targets);
     w.d_hidden.resize(tokens * dim);
     matrix_view<T> const d_hidden = as_matrix(w.d_hidden.data(), tokens, dim);
     matrix_view<T> const gradient = trunk.store().gradient(output(trunk));
+    row_slopes<T> const slopes{w.logps.row_slopes, w.means.row_slopes, w.entropies.rows, w.entropies.row_slopes};
     backend(trunk).linear_token_logps_adjoint(w.hidden, std::as_const(trunk).store().value(output(trunk)), w.targets,
-                                              w.normalizers, {w.logps.row_slopes, w.means.row_slopes}, d_hidden, gradient,
-                                              w.linear.span());
+                                              w.normalizers, slopes, d_hidden, gradient, w.linear.span());
     if (temperature_ != 1.0) {
       T const inverse = static_cast<T>(1.0 / temperature_);
       for (T& d : w.d_hidden.span()) d *= inverse;
@@ -139,7 +150,7 @@ class token_head {
     aligned_buffer<T> tempered;
     std::vector<token_id> targets;
     std::vector<T> normalizers;
-    statistic logps, means;
+    statistic logps, means, entropies;
     aligned_buffer<T> d_hidden, linear;
     cached_decoding<T> generation;
   };

@@ -13,6 +13,7 @@
 #include <attune/concepts/backend.hpp>
 #include <attune/core/random.hpp>
 #include <attune/core/view.hpp>
+#include <attune/testing/backend_entropy_laws.hpp>
 #include <attune/testing/backend_law_case.hpp>
 #include <attune/testing/broken_law.hpp>
 #include <attune/testing/worst_case_book.hpp>
@@ -41,6 +42,7 @@ struct backend_law_options {
 ///   linear                linear_token_logps against token_logps of the product
 ///   linear adjoint        dhidden overwritten, dhead added to, against the chain rule in long double
 ///   workspace             linear_workspace(N, V, D) elements suffice, whatever they hold
+///   entropies, entropy adjoint   see backend_entropy_law_check
 ///   segments              segment_sum in double, segment_broadcast, empty segments
 ///   squared norm          in double
 ///   adamw                 against adamw_update, element by element
@@ -65,6 +67,7 @@ class backend_law_check {
     linear(300, 32, 8);
     masked_vocabulary();
     bad_rows();
+    backend_entropy_law_check<B>(backend_, book_, options_.slack, options_.seed).run();
     segments();
     squared_norm();
     adamw();
@@ -76,9 +79,9 @@ class backend_law_check {
   static constexpr double epsilon = std::numeric_limits<T>::epsilon();
 
   struct rows_out {
-    std::vector<T> logps, log_normalizers, mean_logps;
-    explicit rows_out(std::size_t n) : logps(n, T(9)), log_normalizers(n, T(9)), mean_logps(n, T(9)) {}
-    row_logps<T> spans() { return {logps, log_normalizers, mean_logps}; }
+    std::vector<T> logps, log_normalizers, mean_logps, entropies;
+    explicit rows_out(std::size_t n) : logps(n, T(9)), log_normalizers(n, T(9)), mean_logps(n, T(9)), entropies(n, T(9)) {}
+    row_logps<T> spans() { return {logps, log_normalizers, mean_logps, entropies}; }
   };
 
   random_stream stream() { return random_stream(options_.seed, next_stream_++); }
@@ -162,9 +165,9 @@ class backend_law_check {
   void local(backend_law_case<T> const& c) {
     rows_out out(c.rows);
     backend_.token_logps(c.view(), c.targets, out.spans());
-    std::vector<T> const normalizers = rounded(c.log_normalizers);
+    std::vector<T> const normalizers = rounded(c.log_normalizers), entropies = rounded(c.entropies);
     std::vector<T> gradient(c.rows * c.stride);
-    backend_.token_logps_adjoint(c.view(), c.targets, normalizers, {c.slopes, c.mean_slopes},
+    backend_.token_logps_adjoint(c.view(), c.targets, normalizers, {c.slopes, c.mean_slopes, entropies, c.entropy_slopes},
                                  {gradient.data(), c.rows, c.vocabulary, c.stride});
     for (std::size_t i = 0; i < c.rows; ++i) {
       std::vector<T> moved(c.vocabulary + 1), alone(c.vocabulary + 1);
@@ -174,11 +177,13 @@ class backend_law_check {
       matrix_view<T> const row{moved.data() + 1, 1, c.vocabulary, c.vocabulary};
       backend_.token_logps(row, target, one.spans());
       backend_.token_logps_adjoint(row, target, std::span(normalizers).subspan(i, 1),
-                                   {std::span(c.slopes).subspan(i, 1), std::span(c.mean_slopes).subspan(i, 1)},
+                                   {std::span(c.slopes).subspan(i, 1), std::span(c.mean_slopes).subspan(i, 1),
+                                    std::span(entropies).subspan(i, 1), std::span(c.entropy_slopes).subspan(i, 1)},
                                    {alone.data() + 1, 1, c.vocabulary, c.vocabulary});
       double const bound = options_.bitwise_rows ? 0.0 : 4.0 * tolerance(static_cast<double>(c.vocabulary), c.scale);
       std::string const where = place(c.rows, c.vocabulary, i);
       book_.compare("local", where, one.logps[0], out.logps[i], bound);
+      book_.compare("local", where, one.entropies[0], out.entropies[i], bound);
       if (c.targets[i] != no_target)
         book_.compare("local", where, one.log_normalizers[0], out.log_normalizers[i], bound);
       for (std::size_t v = 0; v < c.vocabulary; ++v)

@@ -3,16 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <attune/concepts/policy.hpp>
-#include <attune/core/contract.hpp>
 #include <attune/core/random.hpp>
 #include <attune/core/sequences.hpp>
 #include <attune/testing/broken_law.hpp>
@@ -220,67 +217,78 @@ template <SmoothedPolicy P>
   return std::move(book).broken();
 }
 
-/// Laws of TemperedPolicy: the distribution at a temperature is that at 1 to the power of its inverse ("tempered"), bits
-/// return with 1 ("restored"), what is no temperature is refused ("refuses"), a copy has the original's ("copied"); and
-/// of a Policy all laws hold at another temperature, each under its own name.
-template <TemperedPolicy P>
-[[nodiscard]] std::vector<broken_law> check_tempered_policy_laws(P& policy, std::size_t vocabulary, policy_law_options o = {}) {
+/// The laws of EntropicPolicy: entropies are those of log_probs over the whole vocabulary and 0 outside the mask
+/// ("entropy"), ask is called once ("asks once"), their gradient is that of -sum p log p, had through accumulate_gradient
+/// ("exact"), with entropy slopes of 0 it equals accumulate_gradient, and the two kinds of slopes add up ("entropic").
+template <EntropicPolicy P>
+[[nodiscard]] std::vector<broken_law> check_entropic_policy_laws(P& policy, std::size_t vocabulary, policy_law_options o = {}) {
   using T = typename P::scalar;
+  using values = std::vector<T>;
   double const tolerance = o.tolerance > 0.0 ? o.tolerance : model_tolerance<T>;
   law_book book;
-  random_stream random(o.seed, 9);
-  double const before = policy.temperature();
-  policy.set_temperature(1.0);
+  random_stream random(o.seed, 10);
   sequences const batch = law_sequences(vocabulary, o, random);
-  sequences every;  // all last tokens after the first sequence's beginning
-  for (std::size_t v = 0; v < vocabulary; ++v) {
-    token_id const next = static_cast<token_id>(v);
-    every.push_back(batch.view().sequence(0).first(2), std::span(&next, std::size_t{1}));
-  }
-  auto const log_probs = [&](P const& p) {
-    std::vector<T> out(every.total_tokens());
-    p.log_probs(every, std::span<T>(out));
-    return out;
+  sequences_view const s = batch;
+  values slopes(s.total_tokens()), entropy_slopes(s.total_tokens()), entropies;
+  for (std::size_t t = 0; t < slopes.size(); ++t)
+    if (s.mask[t] != 0) {
+      slopes[t] = static_cast<T>(random.normal());
+      entropy_slopes[t] = static_cast<T>(random.normal());
+    }
+  values const none(slopes.size(), T(0));
+  std::size_t asked = 0;
+  auto const gradient = [&](values const& of_logps, values const& of_entropies) {
+    clear_gradients(policy);
+    policy.accumulate_gradient_entropic(
+        s, [&](std::span<T const>, std::span<T const> seen, std::span<T> ask, std::span<T> entropy_ask) {
+          ++asked;
+          entropies.assign(seen.begin(), seen.end());
+          std::copy(of_logps.begin(), of_logps.end(), ask.begin());
+          std::copy(of_entropies.begin(), of_entropies.end(), entropy_ask.begin());
+        });
+    return copied_gradients(policy);
   };
-  std::vector<T> const plain = log_probs(policy);
-  for (double const temperature : {0.5, 3.0}) {
-    policy.set_temperature(temperature);
-    book.expect(policy.temperature() == temperature, "tempered", "temperature() is not what was set");
-    std::vector<T> const tempered = log_probs(policy);
-    double sum = 0.0;
-    for (std::size_t t = 2; t < plain.size(); t += 3) sum += std::exp(static_cast<double>(plain[t]) / temperature);
-    for (std::size_t t = 2; t < plain.size(); t += 3) {
-      double const expected = static_cast<double>(plain[t]) / temperature - std::log(sum);
-      book.expect(std::abs(static_cast<double>(tempered[t]) - expected) <= tolerance * (1.0 + std::abs(expected)), "tempered",
-                  "at " + std::to_string(temperature) + " a log-probability is " + std::to_string(tempered[t]) + ", expected " +
-                      std::to_string(expected));
+  auto const compare = [&](values const& actual, values const& expected, char const* law, char const* what, double allowed) {
+    double const off = largest_difference(std::span<T const>(actual), std::span<T const>(expected));
+    book.expect(off <= allowed, law, what + std::to_string(off));
+  };
+  values const both = gradient(slopes, entropy_slopes), flat = gradient(slopes, none), bent = gradient(none, entropy_slopes);
+  book.expect(asked == 3, "asks once", "ask was called " + std::to_string(asked) + " times in three calls");
+  clear_gradients(policy);
+  policy.accumulate_gradient(s, [&](std::span<T const>, std::span<T> ask) { std::copy(slopes.begin(), slopes.end(), ask.begin()); });
+  compare(flat, copied_gradients(policy), "entropic", "with entropy slopes of 0 the gradient is off by ", tolerance);
+  values sum = flat;
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += bent[i];
+  compare(both, sum, "entropic", "with both kinds of slopes the gradient is off from the sum by ", tolerance);
+
+  // Entropies and their gradient, from every token that could have stood there: dH = -sum over v of p_v log p_v dlogp_v.
+  clear_gradients(policy);
+  for (std::size_t b = 0; b < s.size(); ++b)
+    for (std::size_t i = 0; i < s.length(b); ++i) {
+      std::size_t const at = s.offsets[b] + i;
+      if (s.mask[at] == 0) {
+        book.expect(entropies[at] == T(0), "entropy", "an entropy outside the mask is not 0");
+        continue;
+      }
+      sequences every;
+      for (std::size_t v = 0; v < vocabulary; ++v) {
+        token_id const next = static_cast<token_id>(v);
+        every.push_back(s.sequence(b).first(i), std::span(&next, std::size_t{1}));
+      }
+      double expected = 0.0;
+      policy.accumulate_gradient(every, [&](std::span<T const> logps, std::span<T> ask) {
+        for (std::size_t t = 0; t < ask.size(); ++t)
+          if (every.view().mask[t] != 0) {
+            double const share = -std::exp(static_cast<double>(logps[t])) * static_cast<double>(logps[t]);
+            expected += share;
+            ask[t] = static_cast<T>(share) * entropy_slopes[at];
+          }
+      });
+      book.expect(std::abs(static_cast<double>(entropies[at]) - expected) <= tolerance * (1.0 + expected), "entropy",
+                  "token " + std::to_string(at) + ": " + std::to_string(entropies[at]) + ", expected " + std::to_string(expected));
     }
-    if constexpr (std::copy_constructible<P>) {
-      P const copy = policy;
-      book.expect(copy.temperature() == temperature && same_bits(std::span<T const>(log_probs(copy)), std::span<T const>(tempered)),
-                  "copied", "a copy has another temperature");
-    }
-  }
-  for (double const wrong : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-    bool refused = false;
-    try {
-      policy.set_temperature(wrong);
-    } catch (contract_violation const&) {
-      refused = policy.temperature() == 3.0;
-    }
-    book.expect(refused, "refuses", "a temperature of " + std::to_string(wrong) + " was not, or changed the one there was");
-  }
-  if constexpr (Policy<P>) {
-    policy.set_temperature(0.7);
-    for (broken_law const& law : check_policy_laws(policy, vocabulary, o)) book.expect(false, law.name.c_str(), law.evidence);
-    if constexpr (SmoothedPolicy<P>)
-      for (broken_law const& law : check_smoothed_policy_laws(policy, vocabulary, o))
-        book.expect(false, law.name.c_str(), law.evidence);
-  }
-  policy.set_temperature(1.0);
-  book.expect(same_bits(std::span<T const>(log_probs(policy)), std::span<T const>(plain)), "restored",
-              "temperature 1 does not bring the bits back");
-  policy.set_temperature(before);
+  compare(bent, copied_gradients(policy), "exact", "the entropies' gradient is off by ", tolerance * 10.0);
+  clear_gradients(policy);
   return std::move(book).broken();
 }
 
