@@ -2,8 +2,8 @@
 //
 // closed_form: DPO finds the optimum that PPO is after.
 //
-// Both maximise  E[r(x, y)] - beta KL(pi || pi_ref),  whose maximum is  pi_ref(y|x) exp(r(x, y) / beta) / Z(x)  (Rafailov
-// et al. 2023, eq. 4). In a world small enough to list every response that formula is a table, to compare with.
+// Both maximise  E[r(x, y)] - beta KL(pi || pi_ref),  whose maximum is  pi_ref(y|x) exp(r(x, y) / beta) / Z(x)
+// (Rafailov et al. 2023, eq. 4). In a world small enough to list every response that formula is a table, to compare with.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -79,7 +79,8 @@ struct world {
   }
 
   std::string spelled(std::size_t i) const {
-    auto const word = [&](std::size_t place) { return spelling[static_cast<std::size_t>(all.view().sequence(i)[place])]; };
+    auto const sequence = all.view().sequence(i);
+    auto const word = [&](std::size_t place) { return spelling[static_cast<std::size_t>(sequence[place])]; };
     return fmt::format("{}: {} {}", word(0), word(1), word(2));
   }
 
@@ -108,6 +109,7 @@ table dpo(world const& w, double beta) {
   table sums(ref.size()), slopes(ref.size());
   attune::adamw<double> optimizer;
   constexpr std::size_t steps = 2000;
+  constexpr double pairs = prompts * responses * (responses - 1) / 2;
   for (std::size_t step = 0; step < steps; ++step) {
     trained.accumulate_gradient(w.all, [&](std::span<double const> logps, std::span<double> token_slopes) {
       attune::sequence_sums<double>(logps, w.all, sums);
@@ -115,7 +117,7 @@ table dpo(world const& w, double beta) {
       for (std::size_t a = 0; a < ref.size(); ++a)
         for (std::size_t b = a / responses * responses; b < (a / responses + 1) * responses; ++b) {
           if (a == b) continue;
-          double const weight = 1.0 / (1.0 + std::exp(w.reward[b] - w.reward[a])) / (prompts * responses * (responses - 1) / 2);
+          double const preferred = 1.0 / (1.0 + std::exp(w.reward[b] - w.reward[a])), weight = preferred / pairs;
           auto const one = attune::dpo_objective(sums[a] - ref[a], sums[b] - ref[b], {.beta = beta});
           slopes[a] += weight * one.chosen;
           slopes[b] += weight * one.rejected;
@@ -132,7 +134,8 @@ table dpo(world const& w, double beta) {
 /// does: which of two marks is higher is then Bradley-Terry's choice (Yellott 1977), so both methods have one judge.
 /// Without scatter PPO's sampling error dies out: at the optimum r - beta log(pi / pi_ref) is one number for all
 /// responses, every advantage is 0, and so is its noise.
-table ppo(world const& w, double beta, std::size_t samples, std::size_t updates, std::uint64_t run, bool scatter = true) {
+table ppo(world const& w, double beta, std::size_t samples, std::size_t updates, std::uint64_t run,
+          bool scatter = true) {
   policy trained = w.reference;
   attune::frozen const reference{trained};
   attune::random_stream judge(w.seed, 1000 + run);
@@ -171,7 +174,9 @@ double total_variation(table const& p, table const& q) {
 report::closed_form_figures figures_of(world const& w, double beta, std::size_t samples, std::size_t updates) {
   table const reference = w.probabilities(w.reference), exact = w.closed_form(beta), by_dpo = dpo(w, beta);
   table by_ppo;
-  report::closed_form_figures f{.beta = beta, .tv_reference = total_variation(reference, exact), .tv_dpo = total_variation(by_dpo, exact)};
+  report::closed_form_figures f{.beta = beta,
+                                .tv_reference = total_variation(reference, exact),
+                                .tv_dpo = total_variation(by_dpo, exact)};
   constexpr std::uint64_t runs = 4;
   for (std::size_t const n : {samples / 16, samples / 4, samples}) {
     f.tv_ppo.push_back({n / prompts * prompts, 0.0});

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "json_object.hpp"
 #include "page.hpp"
 
 /// What closed_form finds out, on the terminal, as JSON and as a page.
@@ -47,7 +48,8 @@ struct closed_form_figures {
 };
 
 inline std::vector<table_row> total_variations(closed_form_figures const& f) {
-  std::vector<table_row> rows{{"reference", {fmt::format("{:.4f}", f.tv_reference)}}, {"DPO", {fmt::format("{:.1e}", f.tv_dpo)}}};
+  std::vector<table_row> rows{{"reference", {fmt::format("{:.4f}", f.tv_reference)}},
+                              {"DPO", {fmt::format("{:.1e}", f.tv_dpo)}}};
   for (sample_error const& e : f.tv_ppo)
     rows.push_back({fmt::format("PPO, {} responses per update", e.samples), {fmt::format("{:.4f}", e.tv)}});
   rows.push_back({"PPO, if marks did not scatter", {fmt::format("{:.4f}", f.tv_ppo_without_scatter)}});
@@ -55,7 +57,8 @@ inline std::vector<table_row> total_variations(closed_form_figures const& f) {
 }
 
 inline void print(closed_form_figures const& f) {
-  fmt::print("beta {}\n\n{:<18}{:>8}{:>12}{:>13}{:>10}{:>10}\n", f.beta, "response", "reward", "reference", "closed form", "DPO", "PPO");
+  fmt::print("beta {}\n\n{:<18}{:>8}{:>12}{:>13}{:>10}{:>10}\n", f.beta, "response", "reward", "reference", "closed form",
+             "DPO", "PPO");
   for (response_row const& r : f.rows)
     fmt::print("{:<18}{:>8.3f}{:>12.4f}{:>13.4f}{:>10.4f}{:>10.4f}\n", r.text, r.reward, r.reference, r.exact, r.dpo, r.ppo);
   fmt::print("\nTotal variation to the closed form, mean over prompts\n");
@@ -70,13 +73,16 @@ inline void print(closed_form_figures const& f) {
 }
 
 inline std::string to_json(closed_form_figures const& f) {
-  std::vector<std::string> errors, points;
-  for (sample_error const& e : f.tv_ppo) errors.push_back(fmt::format(R"({{"samples": {}, "tv": {}}})", e.samples, e.tv));
-  for (frontier_point const& p : f.frontier)
-    points.push_back(fmt::format(R"({{"beta": {}, "kl": {}, "reward": {}, "kl_dpo": {}, "reward_dpo": {}, "kl_ppo": {}, "reward_ppo": {}}})",
-                                 p.beta, p.exact.kl, p.exact.reward, p.dpo.kl, p.dpo.reward, p.ppo.kl, p.ppo.reward));
-  return fmt::format(R"({{"beta": {}, "tv_dpo": {}, "tv_ppo": {}, "tv_ppo_without_scatter": {}, "tv_ppo_by_samples": [{}], "frontier": [{}]}})" "\n",
-                     f.beta, f.tv_dpo, f.tv_ppo.back().tv, f.tv_ppo_without_scatter, fmt::join(errors, ", "), fmt::join(points, ", "));
+  std::vector<json_object> errors, points;
+  for (sample_error const& e : f.tv_ppo) errors.emplace_back().put("samples", e.samples).put("tv", e.tv);
+  for (frontier_point const& p : f.frontier) {
+    json_object& point = points.emplace_back().put("beta", p.beta).put("kl", p.exact.kl).put("reward", p.exact.reward);
+    point.put("kl_dpo", p.dpo.kl).put("reward_dpo", p.dpo.reward).put("kl_ppo", p.ppo.kl).put("reward_ppo", p.ppo.reward);
+  }
+  json_object all;
+  all.put("beta", f.beta).put("tv_dpo", f.tv_dpo).put("tv_ppo", f.tv_ppo.back().tv);
+  all.put("tv_ppo_without_scatter", f.tv_ppo_without_scatter).put("tv_ppo_by_samples", errors).put("frontier", points);
+  return all.str() + "\n";
 }
 
 inline std::string frontier_chart(closed_form_figures const& f) {
@@ -86,7 +92,8 @@ inline std::string frontier_chart(closed_form_figures const& f) {
       kl = std::max(kl, s.kl);
       high = std::max(high, s.reward);
     }
-  plot chart({"What a nat buys, beta by beta", "KL to the reference, nats", "expected reward"}, 0.0, 1.03 * kl, low, high + 0.05 * (high - low));
+  plot chart({"What a nat buys, beta by beta", "KL to the reference, nats", "expected reward"}, 0.0, 1.03 * kl, low,
+             high + 0.05 * (high - low));
   chart.y_ticks();
   chart.x_ticks();
   std::vector<double> x, y;
@@ -103,7 +110,8 @@ inline std::string frontier_chart(closed_form_figures const& f) {
 inline std::string to_html(closed_form_figures const& f) {
   std::vector<bar_group> groups;
   for (response_row const& r : f.rows) groups.push_back({r.text, {r.reference, r.dpo, r.ppo, r.exact}});
-  std::string const bars = bar_chart({fmt::format("Probability of responses to one prompt, beta {}", f.beta), "", "probability"},
+  std::string const title = fmt::format("Probability of responses to one prompt, beta {}", f.beta);
+  std::string const bars = bar_chart({title, "", "probability"},
                                      {"reference", "DPO", "PPO", "closed form"}, groups);
   return html_page("DPO finds the optimum that PPO is after",
                    "Three prompts, sixteen responses to each, a known reward. DPO sees which of two responses a judge marks "
