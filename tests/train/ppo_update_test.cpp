@@ -652,6 +652,8 @@ TEST_CASE("ppo update: a number that stops being finite ends the update; steps b
   CHECK(skipped.skipped_steps == 1);
   CHECK(skipped.steps == 2);
   CHECK(std::isfinite(skipped.first_loss));
+  CHECK(skipped.first_loss == skipped.last_loss);  // of the only update that was not skipped
+  CHECK(skipped.first_loss != 0.0);
   CHECK(metrics.at("skipped_steps") == 1.0);
   CHECK(metrics.at("episodes") == 6.0);
   for (auto const& [name, value] : metrics) CHECK_MESSAGE(std::isfinite(value), name);

@@ -292,12 +292,12 @@ TEST_CASE("rollout: a prompt that the policy refuses is named as the dataset nam
   frozen const reference{policy};
   auto reward = length_of_response();
   auto const run = [&](test::prompt_list const& prompts) {
-    return message_of<contract_violation>([&] { collect(policy, reference, reward, prompts, {2, 0, 3, 1}, {.num_generations = 2}); });
+    return message_of<contract_violation>([&] { collect(policy, reference, reward, prompts, {2, 1, 0, 3}, {.num_generations = 2}); });
   };
   CHECK(run({{{1}, token_list(12, 4), {2}, {3}}}) ==
-        "generate: prompt 6 of 12 tokens fills the window of 12; in the dataset it is prompt 1");
+        "generate: prompt 2 of 12 tokens fills the window of 12; in the dataset it is prompt 1");
   CHECK(run({{{1}, {2, 9}, {2}, {3}}}) ==
-        "sequence 6, token 1: expected a token id inside the vocabulary, got 9; in the dataset it is prompt 1");
+        "sequence 2, token 1: expected a token id inside the vocabulary, got 9; in the dataset it is prompt 1");
   CHECK(run({{{1}, {}, {2}, {3}}}) == "rollout: prompt 1 has no token");
 }
 

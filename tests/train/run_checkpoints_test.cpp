@@ -46,11 +46,14 @@ TEST_CASE("run checkpoints: what was saved is read by a run that resumes, the ne
     first.state = 10 * step;
     first.save(step);
   }
+  // Killed between writing the fourth and removing the second.
+  first.state = 40;
+  save_checkpoint(checkpoint_folder(options.checkpoint_folder).file(4), {1, 2, 3}, 4, [&](state_visitor v) { first.visit(v); });
   options.resume = true;
   run second;
-  CHECK(second.open(options) == 3);
-  CHECK(second.state == 30);
-  CHECK(checkpoint_folder(options.checkpoint_folder).steps() == std::vector<std::uint64_t>{2, 3});
+  CHECK(second.open(options) == 4);
+  CHECK(second.state == 40);
+  CHECK(checkpoint_folder(options.checkpoint_folder).steps() == std::vector<std::uint64_t>{3, 4});
 }
 
 TEST_CASE("run checkpoints: an earlier run's are neither overwritten nor taken for one's own") {

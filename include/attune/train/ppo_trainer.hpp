@@ -209,7 +209,7 @@ class ppo_trainer {
       });
       for (std::size_t b = 0; b < s.size(); ++b)
         for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
-          if (s.mask[t] != 0 && !std::isfinite(targets_.values[t]))
+          if (!std::isfinite(targets_.values[t]))
             throw nonfinite_error("the critic's value of response " + std::to_string(b) + " (prompt " +
                                   std::to_string(rollout_.prompts[b]) + ") is not finite");
     }

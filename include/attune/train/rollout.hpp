@@ -142,7 +142,7 @@ class rollout_collector {
     });
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
-        if (s.mask[t] != 0 && !std::isfinite(out[t]))
+        if (!std::isfinite(out[t]))
           throw nonfinite_error("rollout: the " + std::string(whose) + "'s log-probabilities are not finite in " + place(of, b));
   }
 
