@@ -60,10 +60,9 @@ attune::scalar_head<float> read_reward_model(std::string const& file, attune::de
   std::size_t const window = policy.options().window;
   if (shape.window < window)
     refuse("its window is " + std::to_string(shape.window) + ", the policy's " + std::to_string(window));
-  bool const mean = metadata["pooling"] == "mean";
-  if (!mean && metadata["pooling"] != "last") refuse("unknown pooling \"" + metadata["pooling"] + "\"");
-  attune::scalar_head<float> model(shape, 0, policy.trunk().shared_pool(),
-                                   mean ? attune::score_pooling::mean : attune::score_pooling::last);
+  std::optional<attune::score_pooling> const pooling = attune::score_pooling_of(metadata["pooling"]);
+  if (!pooling) refuse("unknown pooling \"" + metadata["pooling"] + "\"");
+  attune::scalar_head<float> model(shape, 0, policy.trunk().shared_pool(), *pooling);
   attune::load_parameters(file, model.parameters());
   return model;
 }

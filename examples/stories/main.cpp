@@ -51,12 +51,11 @@ class story_reward {
 
   story_reward(stories::llama2c_tokenizer const& tokenizer, std::string word) : tokenizer_(tokenizer), word_(std::move(word)) {}
 
-  double operator()(std::span<attune::token_id const> prompt, std::span<attune::token_id const> response) const {
+  double operator()(std::span<attune::token_id const> /*prompt*/, std::span<attune::token_id const> response) const {
     if (response.size() < shortest) return 0.0;
     bool const ended = response.back() == stories::llama2c_tokenizer::begin_of_sequence;
     std::string const text = tokenizer_.decode(ended ? response.first(response.size() - 1) : response);
     bool const whole = ended && !text.empty() && std::string_view(".!?\"").find(text.back()) != std::string_view::npos;
-    static_cast<void>(prompt);
     return (whole ? 0.5 : 0.0) + (text.find(word_) != std::string::npos ? 0.5 : 0.0);
   }
 
@@ -134,10 +133,10 @@ void run(command_line const& asked) {
     if (r.kind == attune::report_kind::log && r.step % 10 != 0 && r.step != r.total_steps) shown.kind = attune::report_kind::progress;
     terminal(shown);
   });
-  if (drawn.reward.y.size() < 20) return;  // resumed at its end, or a test: nothing to compare
+  if (drawn.reward.y.empty()) return;  // resumed at its end
   std::vector<std::string> const after = tell_stories(policy, tokenizer, prompts, asked);
 
-  std::size_t const logged = drawn.reward.y.size(), some = std::min<std::size_t>(10, logged / 2);
+  std::size_t const logged = drawn.reward.y.size(), some = std::clamp<std::size_t>(logged / 2, 1, 10);
   double const first = mean_of(drawn.reward.y, 0, some), last = mean_of(drawn.reward.y, logged - some, logged);
   double const highest_kl = *std::max_element(drawn.kl.y.begin(), drawn.kl.y.end());
   std::printf("\nmean reward: %.3f over the first %zu updates, %.3f over the last %zu; KL to the start at most %.2f nats per story\n",

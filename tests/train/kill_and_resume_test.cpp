@@ -3,9 +3,13 @@
 
 #include "support/small_world.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/token_value.hpp"
 
+#include <attune/model/actor_critic.hpp>
 #include <attune/model/frozen.hpp>
 #include <attune/train/adamw.hpp>
+#include <attune/train/ppo_trainer.hpp>
+#include <attune/train/reward_functions.hpp>
 #include <attune/train/reward_trainer.hpp>
 #include <attune/train/sft_trainer.hpp>
 
@@ -53,6 +57,37 @@ void run_dpo(std::string const& folder) {
   reference_cache const cache = cached_reference(folder + ".reference", policy, pairs);
   dpo_trainer trainer{policy, cache, optimizer, {.loop = options(folder), .dpo = {.beta = 0.2}}};
   trainer.fit(pairs);
+}
+
+// Responses are drawn anew, the KL's price moves with what was drawn, the critic has parameters and moments of its own.
+ppo_trainer_options ppo_options_for(std::string const& folder) {
+  return {.loop = options(folder),
+          .rollout = {.num_generations = 2, .max_new_tokens = 5, .stop_tokens = {0}, .without_eos = missing_eos::subtract},
+          .kl = {.kl_coef = 0.1, .target = 0.5, .horizon = 50.0},
+          .num_ppo_epochs = 2,
+          .num_mini_batches = 2};
+}
+
+per_response reward_of_responses([](auto, std::span<token_id const> response) { return 0.2 * response.front() + 0.1 * response.back(); });
+
+void run_ppo(std::string const& folder) {
+  auto policy = test::random_tabular<float>({.vocabulary = 7}, 1);
+  frozen const reference{policy};
+  test::token_value<float> critic(7);
+  adamw<float> optimizer, critic_optimizer;
+  ppo_trainer trainer{policy, reference, reward_of_responses, separate_critic{critic, critic_optimizer, 0.02}, optimizer, ppo_options_for(folder)};
+  trainer.fit(test::random_prompts(50, 7, 3));
+}
+
+void run_ppo_with_shared_critic(std::string const& folder) {
+  decoder<float> const initial({.vocabulary = 7, .dim = 8, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 16, .window = 12}, 1);
+  actor_critic<float> policy(initial);
+  frozen const reference{policy};
+  adamw<float> optimizer;
+  auto o = ppo_options_for(folder);
+  o.loop.learning_rate = 0.005;
+  ppo_trainer trainer{policy, reference, reward_of_responses, shared_critic{}, optimizer, o};
+  trainer.fit(test::random_prompts(50, 7, 3));
 }
 
 struct outcome {
@@ -113,3 +148,7 @@ void check(void (*run)(std::string const&)) {
 TEST_CASE("kill and resume: SFT ends in the same bytes however often it is killed") { check(run_sft); }
 TEST_CASE("kill and resume: reward training ends in the same bytes however often it is killed") { check(run_reward); }
 TEST_CASE("kill and resume: DPO with a cached reference ends in the same bytes however often it is killed") { check(run_dpo); }
+TEST_CASE("kill and resume: PPO with a critic of its own ends in the same bytes however often it is killed") { check(run_ppo); }
+TEST_CASE("kill and resume: PPO with a shared critic ends in the same bytes however often it is killed") {
+  check(run_ppo_with_shared_critic);
+}

@@ -281,7 +281,8 @@ comparison compare(ppo_trainer_options o, std::uint64_t seed) {
   auto const reference = test::random_tabular<double>({.vocabulary = vocabulary}, seed + 100);
   test::token_value<double> critic(vocabulary);
   random_stream random(seed, 5);
-  for (double& v : critic.parameters()[0].value) v = random.normal();
+  auto const weights = critic.parameters();
+  for (double& v : weights[0].value) v = random.normal();
   auto const prompts = test::random_prompts(9, vocabulary, seed);
   per_response reward(sum_of_ids);
   o.loop = {.learning_rate = 0.8, .schedule = learning_rate_schedule::constant, .max_steps = 1, .batch_size = 6,
@@ -706,4 +707,48 @@ TEST_CASE("ppo update: an entropy bonus keeps a policy undecided that has nothin
   };
   CHECK(entropy_after(0.5) > entropy_after(0.0) + 0.2);
   CHECK(entropy_after(0.5) > 0.99 * std::log(5.0));
+}
+
+TEST_CASE("ppo update: the order of the responses in a rollout changes the result by rounding alone") {
+  ppo_trainer_options const o{.loop = {.micro_batch_tokens = 17}, .rollout = {.num_generations = 2, .max_new_tokens = 4, .stop_tokens = {end}},
+                              .num_ppo_epochs = 2};
+  auto const initial = test::random_tabular<double>({.vocabulary = vocabulary}, 1);
+  auto const reference = test::random_tabular<double>({.vocabulary = vocabulary}, 2);
+  auto const run = [&](bool turned) {
+    auto policy = initial;
+    test::token_value<double> critic(vocabulary);
+    recording_sgd optimizer, critic_optimizer;
+    per_response reward(sum_of_ids);
+    rollout_collector collect(policy, reference, reward, o.rollout, 40, 1);
+    rollout drawn, of;
+    collect(test::random_prompts(6, vocabulary, 3), std::vector<std::size_t>{0, 1, 2, 3, 4, 5}, 0, drawn);
+    sequences_view const s = drawn.responses;
+    for (std::size_t i = 0; i < s.size(); ++i) {
+      std::size_t const b = turned ? (5 * i + 7) % s.size() : i;
+      of.responses.push_back_masked(s.sequence(b), s.sequence_mask(b));
+      of.prompts.push_back(drawn.prompts[b]);
+      of.finished.push_back(drawn.finished[b]);
+      of.scores.push_back(drawn.scores[b]);
+      for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t) {
+        of.logps.push_back(drawn.logps[t]);
+        of.ref_logps.push_back(drawn.ref_logps[t]);
+      }
+    }
+    ppo_advantages advantages(o);
+    ppo_targets targets;
+    targets.values.assign(of.responses.total_tokens(), 0.0);
+    advantages(of, 0.2, targets);
+    ppo_update update(policy, separate_critic{critic, critic_optimizer}, optimizer, o);
+    ppo_update_outcome const outcome = update(of, targets, 0, 0.0, 0.5, 0.5);
+    CHECK(outcome.optimizer_steps == 2);
+    CHECK(outcome.finite);
+    CHECK(!outcome.stopped_early);
+    CHECK(outcome.policy.ratio.weight == 2.0 * static_cast<double>(drawn.new_tokens));
+    auto all = values_of(policy);
+    for (double const v : values_of(critic)) all.push_back(v);
+    return all;
+  };
+  auto const straight = run(false), turned = run(true);
+  CHECK(straight != turned);
+  CHECK(worst(turned, straight) <= 1e-12);
 }

@@ -55,8 +55,9 @@ struct rollout_options {
 
 struct ppo_trainer_options {
   /// A step is an update: batch_size prompts, num_generations responses to each, num_ppo_epochs passes over them in
-  /// num_mini_batches optimiser steps. The schedule runs over updates. There are no eval_steps.
-  loop_options loop = {.learning_rate = 3e-6};
+  /// num_mini_batches optimiser steps. The schedule runs over updates. There are no eval_steps. Large models are trained
+  /// with a learning rate of 3e-6 (Huang et al. 2024); loop_options' default suits small ones.
+  loop_options loop = {};
   rollout_options rollout = {};
   kl_options kl = {};
   ppo_options ppo = {};                     ///< kl_loss_coef and kl_loss_estimator are set from `kl`

@@ -53,6 +53,8 @@ namespace attune {
 /// and resumed ends in the same bits; checkpoints, made between updates, hold all of these. If an update throws, the last
 /// checkpoint stands, and gradients are zero; optimiser steps it had made stay made.
 ///
+/// Updates allocate only while buffers grow, but for what models, reward and sink do on their own account.
+///
 /// Checked as it runs: policy and reference agree on the first rollout (objective/kl is 0 there); the ratio is 1 before
 /// the first step; the sampler's log-probabilities are the scorer's in every rollout (ScoredGenerativePolicy).
 ///
@@ -125,6 +127,7 @@ class ppo_trainer {
     state_.kl_coef = controller_.kl_coef();
     tokens_here_ = 0;
     generation_ = {};
+    metrics_.reserve(ppo_figures::count + 5);
     update_.zero_gradients();
     run_checkpoints checkpoints;
     auto const visit = [this](state_visitor visitor) { visit_state(visitor); };
@@ -194,17 +197,15 @@ class ppo_trainer {
   void ask_critic() {
     if constexpr (has_critic) {
       auto& model = critic_model();
-      using critic_scalar = typename std::remove_cvref_t<decltype(model)>::scalar;
       std::size_t window = (std::numeric_limits<std::size_t>::max)();
       if constexpr (requires { { model.options().window } -> std::convertible_to<std::size_t>; }) window = model.options().window;
       advantages_.extend(rollout_, window, targets_);
       sequences_view const s = targets_.critic_sequences(rollout_);
       targets_.values.assign(s.total_tokens(), 0.0);
-      std::vector<critic_scalar> values;
       for_response_batches(s, options_.loop.micro_batch_tokens, batch_, [&](response_batch const& batch) {
-        values.resize(batch.tokens().total_tokens());
-        std::as_const(model).values(batch.tokens(), std::span<critic_scalar>(values));
-        batch.scatter(std::span<critic_scalar const>(values), s, targets_.values);
+        critic_values_.resize(batch.tokens().total_tokens());
+        std::as_const(model).values(batch.tokens(), std::span(critic_values_));
+        batch.scatter(std::span(std::as_const(critic_values_)), s, targets_.values);
       });
       for (std::size_t b = 0; b < s.size(); ++b)
         for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
@@ -217,6 +218,12 @@ class ppo_trainer {
   auto& critic_model() noexcept {
     if constexpr (is_separate_critic<Critic>) return critic_.model;
     else return policy_;
+  }
+
+  static auto critic_buffer() {
+    if constexpr (is_separate_critic<Critic>)
+      return std::vector<typename std::remove_cvref_t<decltype(std::declval<Critic&>().model)>::scalar>();
+    else return std::vector<typename P::scalar>();
   }
 
   void expects_reference_equal() const {
@@ -325,6 +332,7 @@ class ppo_trainer {
   rollout rollout_;
   ppo_targets targets_;
   response_batch batch_;
+  decltype(critic_buffer()) critic_values_;
   loop_state state_;
   std::vector<metric> metrics_;
   metric_sum generation_;  // tokens per second, weighted by time; not part of the state
