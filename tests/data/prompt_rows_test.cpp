@@ -38,6 +38,8 @@ TEST_CASE("prompt_format: text is taken as it is, messages become a dialogue tha
   CHECK(read("{\"messages\":[" + user_a + "]}") == "\n\nHuman: a\n\nAssistant:");
   CHECK(read("{\"messages\":[" + user_a + "," + assistant_b + "," + user_a + "]}") ==
         "\n\nHuman: a\n\nAssistant: b\n\nHuman: a\n\nAssistant:");
+  CHECK(read("{\"prompt\":\"p\",\"messages\":[" + user_a + "]}") == "\n\nHuman: a\n\nAssistant:");
+  CHECK(read(R"({"prompt":"p","instruction":"i"})") == "\n\nHuman: i\n\nAssistant:");
   CHECK(read(R"({"instruction":"i"})") == "\n\nHuman: i\n\nAssistant:");
   CHECK(read(R"({"instruction":"i","input":"x"})") == "\n\nHuman: i\n\nx\n\nAssistant:");
 }

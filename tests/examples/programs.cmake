@@ -151,6 +151,7 @@ file(APPEND "${FOLDER}/prompts.jsonl" "{\"prompt\": \"What is 1 plus 1?\"}\n{\"p
 file(APPEND "${FOLDER}/messages.jsonl" "{\"messages\": [{\"role\": \"user\", \"content\": \"What is 1 plus 1?\"}]}\n")
 set(ppo_runs
   "shared|--prompts messages.jsonl --shared-critic|loss/value_avg"
+  "from_reward|--prompts prompts.jsonl --critic-learning-rate 0.01 --lam 1 --whiten-rewards|critic_grad_norm"
   "from_policy|--prompts prompts.jsonl --critic-from policy --critic-learning-rate 0.01 --lam 1 --whiten-rewards|critic_grad_norm"
   "rloo|--prompts demonstrations.jsonl --advantage rloo --temperature 0.7 --kl-target 0.1 --kl-horizon 50|frac_reward_zero_std"
   "grpo|--prompts pairs.jsonl --advantage grpo --num-generations 3 --kl-placement loss --aggregation sequence_mean|val/ratio"
@@ -167,6 +168,11 @@ foreach(line IN LISTS ppo_runs)
   metrics_of(ppo_${folder} metrics)
   expect_text("${metrics}" "\"step\":2,.*\"${figure}\":" "ppo ${arguments}")
 endforeach()
+metrics_of(ppo_from_reward from_reward)
+metrics_of(ppo_from_policy from_policy)
+if(from_reward STREQUAL from_policy)
+  message(SEND_ERROR "--critic-from changes nothing:\n${from_reward}")
+endif()
 # What it wrote is a language model again.
 succeeds("${DPO}" --model ppo_shared/model.safetensors --data pairs.jsonl --max-steps 1 --output dpo_after_ppo)
 
