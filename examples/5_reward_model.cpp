@@ -23,15 +23,15 @@ int main(int count, char** values) {
                "reward_model");
   programs::add_run_options(app, options);
   programs::add_model_options(app, options);
-  app.add_option("--pooling", pooling, "where a score is read: the last token, or the mean over the reply")
-      ->check(CLI::IsMember({"last", "mean"}))->capture_default_str();
+  app.add_option("--pooling", pooling, "where a score is read: the last token, or over the reply")
+      ->check(CLI::IsMember({"last", "mean", "root_sum"}))->capture_default_str();
   app.add_option("--center-rewards-coefficient", objective.center_rewards_coefficient, "pulls rewards towards mean 0")
       ->capture_default_str()->group("Training");
 
   return programs::run(app, count, values, options, [&] {
     validate(objective);
     attune::scalar_head<float> model(programs::starting_model(options), options.loop.seed,
-                                     pooling == "mean" ? attune::score_pooling::mean : attune::score_pooling::last);
+                                     attune::score_pooling_of(pooling).value());
     auto const load = [&](std::string const& path) {
       return programs::read_data(path, options, model.options().window,
                                  attune::load_preferences<attune::byte_tokenizer>);

@@ -23,7 +23,7 @@
 #include <attune/train/checkpoint.hpp>
 #include <attune/train/loop_options.hpp>
 
-/// What the programs sft, reward_model and dpo have in common: their options, under TRL's names, the model they start
+/// What the programs sft, reward_model, dpo and ppo have in common: their options, under TRL's names, the model they start
 /// from, and the folder that a run lives in:
 ///   model.safetensors    the trained model, when the run is done
 ///   metrics.jsonl        one line per report
@@ -45,9 +45,12 @@ inline std::string not_negative(std::string const& text) {
   return text.starts_with('-') ? "a number below 0: " + text : std::string();
 }
 
-inline void add_run_options(CLI::App& app, run_options& o) {
-  app.add_option("--data", o.data, "training data, .jsonl or .jsonl.gz")->required();
-  app.add_option("--valid", o.valid, "held-out data of the same kind, for evaluation");
+inline CLI::Option* add_count(CLI::App& app, char const* name, std::size_t& value, char const* meaning) {
+  return app.add_option(name, value, meaning)->check(not_negative)->capture_default_str()->group("Training");
+}
+
+/// Those of every training program; add_run_options has the rest.
+inline void add_common_options(CLI::App& app, run_options& o) {
   app.add_option("--output", o.output, "folder of the run: model.safetensors, metrics.jsonl, checkpoints/")->required();
   app.add_flag("--resume", o.loop.resume, "go on with the run in --output, if there is one; ends in the same bits");
   app.add_option("--seed", o.loop.seed, "of everything random")->check(not_negative)->capture_default_str();
@@ -56,22 +59,26 @@ inline void add_run_options(CLI::App& app, run_options& o) {
   auto const option = [&](char const* name, auto& value, char const* meaning) {
     return app.add_option(name, value, meaning)->capture_default_str()->group("Training");
   };
-  auto const count = [&](char const* name, std::size_t& value, char const* meaning) {
-    option(name, value, meaning)->check(not_negative);
-  };
   option("--learning-rate", o.loop.learning_rate, "peak of the schedule");
   option("--lr-scheduler-type", o.schedule, "of the learning rate")
       ->check(CLI::IsMember({"constant", "linear", "cosine"}));
-  count("--warmup-steps", o.loop.warmup_steps, "steps of rising learning rate");
+  add_count(app, "--warmup-steps", o.loop.warmup_steps, "steps of rising learning rate");
   option("--weight-decay", o.adamw.weight_decay, "AdamW's, of matrices");
   option("--max-grad-norm", o.loop.max_grad_norm, "gradients are clipped to this global norm");
-  count("--batch-size", o.loop.batch_size, "rows per step");
+  add_count(app, "--batch-size", o.loop.batch_size, "rows per step");
   option("--epochs", o.loop.epochs, "passes over the data");
-  count("--max-steps", o.loop.max_steps, "if not 0, steps of the run, whatever --epochs says");
-  count("--max-length", o.max_length, "tokens of prompt and reply; longer rows are cut; 0: the model's window");
-  count("--logging-steps", o.loop.logging_steps, "steps per line of metrics");
-  count("--eval-steps", o.loop.eval_steps, "steps per evaluation; 0: at the end only");
-  count("--save-steps", o.loop.save_steps, "steps per checkpoint; 0: at the end only");
+  add_count(app, "--max-length", o.max_length, "tokens of prompt and reply; longer rows are cut; 0: the model's window");
+  add_count(app, "--logging-steps", o.loop.logging_steps, "steps per line of metrics");
+  add_count(app, "--save-steps", o.loop.save_steps, "steps per checkpoint; 0: at the end only");
+}
+
+/// For programs that learn from given replies.
+inline void add_run_options(CLI::App& app, run_options& o) {
+  app.add_option("--data", o.data, "training data, .jsonl or .jsonl.gz")->required();
+  app.add_option("--valid", o.valid, "held-out data of the same kind, for evaluation");
+  add_common_options(app, o);
+  add_count(app, "--max-steps", o.loop.max_steps, "if not 0, steps of the run, whatever --epochs says");
+  add_count(app, "--eval-steps", o.loop.eval_steps, "steps per evaluation; 0: at the end only");
 }
 
 /// --model, and the shape of a fresh one for programs that can do without.
@@ -88,6 +95,20 @@ inline void add_model_options(CLI::App& app, run_options& o) {
   count("--window", o.shape.window, "longest sequence, in tokens");
 }
 
+/// The shape of the model in a file, with what save() wrote beside it. Refuses what the programs cannot read.
+inline attune::decoder_options shape_of(std::string const& file, std::map<std::string, std::string> const& metadata) {
+  auto const refuse = [&](std::string const& reason) { throw attune::data_error(file + ": " + reason); };
+  attune::decoder_options shape;
+  try {
+    shape = attune::decoder_options_from(metadata);
+  } catch (std::exception const& error) {
+    refuse(error.what());
+  }
+  if (shape.vocabulary != attune::byte_tokenizer::vocabulary())
+    refuse("its vocabulary is " + std::to_string(shape.vocabulary) + " and not the 258 of the byte-level tokenizer");
+  return shape;
+}
+
 /// The model of --model, or a fresh one.
 inline attune::decoder<float> starting_model(run_options const& o) {
   auto const pool = std::make_shared<attune::thread_pool>(o.threads);
@@ -97,17 +118,8 @@ inline attune::decoder<float> starting_model(run_options const& o) {
     return attune::decoder<float>(shape, o.loop.seed, pool);
   }
   std::map<std::string, std::string> const metadata = attune::read_metadata(o.model);
-  auto const refuse = [&](std::string const& reason) { throw attune::data_error(o.model + ": " + reason); };
-  if (metadata.contains("head")) refuse("a reward model; a language model is needed");
-  attune::decoder_options shape;
-  try {
-    shape = attune::decoder_options_from(metadata);
-  } catch (std::exception const& error) {
-    refuse(error.what());
-  }
-  if (shape.vocabulary != attune::byte_tokenizer::vocabulary())
-    refuse("its vocabulary is " + std::to_string(shape.vocabulary) + " and not the 258 of the byte-level tokenizer");
-  attune::decoder<float> model(shape, 0, pool);
+  if (metadata.contains("head")) throw attune::data_error(o.model + ": a reward model; a language model is needed");
+  attune::decoder<float> model(shape_of(o.model, metadata), 0, pool);
   attune::load_parameters(o.model, model.parameters());
   return model;
 }
@@ -142,6 +154,12 @@ class run_folder {
   attune::training_summary fit(Trainer& trainer, Data const& train, Data const* held_out) {
     attune::tee_sink sink(attune::terminal_sink(), *metrics_);
     return held_out == nullptr ? trainer.fit(train, sink) : trainer.fit(train, *held_out, sink);
+  }
+
+  /// The same for trainers that evaluate on no data of their own.
+  template <class Trainer, class Data>
+  attune::training_summary fit(Trainer& trainer, Data const& train) {
+    return trainer.fit(train, attune::tee_sink(attune::terminal_sink(), *metrics_));
   }
 
   template <class Model>

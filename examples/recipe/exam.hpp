@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
+#include <map>
+
 #include <attune/model/decoder.hpp>
 
 #include "corpus.hpp"
@@ -91,6 +94,28 @@ inline arm_figures mark(std::string name, std::vector<question> const& questions
   figures.lookalike = lookalike.share();
   for (tally const& t : kinds) figures.by_kind.push_back(t.share());
   return figures;
+}
+
+/// Marks that need other responses to compare with: SFT's to the same questions.
+inline void compare(arm_figures& arm, std::vector<question> const& questions, answer_sheet const& sheet, answer_sheet const& sft) {
+  double reward = 0.0, wins = 0.0, answers = 0.0;
+  std::map<phrase, double> frames;
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    int const own = quality(questions[i], sheet.responses[i], sheet.finished[i]);
+    int const other = quality(questions[i], sft.responses[i], sft.finished[i]);
+    reward += own;
+    wins += own > other ? 1.0 : own == other ? 0.5 : 0.0;
+    reading const read = read_response(sheet.responses[i]);
+    if (!answerable(questions[i]) || !sheet.finished[i] || read.refusal) continue;
+    frames[read.frame] += 1.0;
+    answers += 1.0;
+  }
+  double entropy = 0.0;
+  for (auto const& [frame, count] : frames) entropy -= count / answers * std::log(count / answers);
+  double const asked = static_cast<double>(questions.size());
+  arm.true_reward = reward / asked;
+  arm.win_rate_vs_sft = wins / asked;
+  arm.phrasings = answers > 0.0 ? std::exp(entropy) : 0.0;
 }
 
 }  // namespace recipe

@@ -28,6 +28,7 @@ struct command_line {
   std::string pairs, valid, output;
   bool resume = false;
   bool smoke = false;
+  std::vector<std::string> only;
 };
 
 void write(std::string const& path, std::string const& text) {
@@ -48,7 +49,11 @@ void run_world(command_line const& asked) {
   o.seed = asked.seed;
   o.threads = asked.threads;
   o.checkpoints = {asked.output, asked.resume};
+  if (!asked.only.empty()) o.arms = asked.only;
   if (asked.smoke) {
+    o.ppo.updates.batch_size = 8;
+    o.ppo.scale_responses = 16;
+    o.pairs_of_memory_test = 8;
     o.corpus.documents = o.corpus.demonstrations = 640;
     o.corpus.pairs = o.held_out_pairs = 128;
     o.exam.per_instruction_kind = o.exam.harmful = o.exam.lookalikes = 8;
@@ -83,7 +88,8 @@ void run_preferences(command_line const& asked) {
 
 int main(int count, char** values) {
   command_line asked;
-  CLI::App app("Aligns a small language model from nothing: pretraining, supervised fine-tuning, a reward model, DPO.\n"
+  CLI::App app("Aligns a small language model from nothing: pretraining, supervised fine-tuning, a reward model, DPO\n"
+               "and PPO with and without a KL penalty.\n"
                "Without --pairs it does so on a generated world in which the truth about every answer is known.");
   app.add_option("--seed", asked.seed, "of everything random; the same seed gives the same figures")->capture_default_str();
   app.add_option("--threads", asked.threads, "0: all of the machine's; figures do not depend on it")->capture_default_str();
@@ -96,6 +102,8 @@ int main(int count, char** values) {
   CLI::Option* const output = app.add_option("--output", asked.output, "folder for checkpoints of every stage");
   app.add_flag("--resume", asked.resume, "go on from the checkpoints in --output; seconds and FLOPs are then of this process")->needs(output);
   app.add_flag("--smoke", asked.smoke, "everything as small as can be, to see that it runs; the figures mean nothing");
+  app.add_option("--only", asked.only, "arms to train besides pretraining: sft,dpo,ppo,ppo_no_kl")
+      ->delimiter(',')->check(CLI::IsMember({"sft", "dpo", "ppo", "ppo_no_kl"}))->excludes(pairs);
   CLI11_PARSE(app, count, values);
   try {
     if (!asked.output.empty()) std::filesystem::create_directories(asked.output);

@@ -9,20 +9,20 @@ namespace recipe {
 
 inline std::string to_json(preference_figures const& f) {
   auto const judged = [](judge_figures const& j) {
-    json_object one;
+    report::json_object one;
     one.put("accuracy", j.accuracy);
     if (j.per_token) one.put("accuracy_per_token", j.accuracy_per_token);
     one.put("train_loss", j.train_loss).put("held_out_loss", j.held_out_loss);
     return one;
   };
-  json_object arms, all;
+  report::json_object arms, all;
   for (judge_figures const* const j : {&f.pretrained, &f.sft, &f.dpo})
-    arms.put(j == &f.pretrained ? "pretrained" : j->name, judged(*j).put("kl_to_sft", j->kl.mean).put("kl_to_sft_standard_error", j->kl.standard_error).put(j->training));
+    arms.put(j == &f.pretrained ? "pretrained" : j->name, judged(*j).put("kl_to_sft", j->kl.mean).put("kl_to_sft_standard_error", j->kl.standard_error).append(json_of(j->training)));
   all.put("seed", static_cast<std::size_t>(f.seed)).put("parameters", f.parameters).put("pairs", f.pairs);
   all.put("held_out_pairs", f.held_out).put("arms", arms);
-  json_object reward = judged(f.reward_model);
+  report::json_object reward = judged(f.reward_model);
   if (f.cross_validated.trials > 0) reward.put("cross_validated_accuracy", f.cross_validated);
-  all.put("reward_model", reward.put(f.reward_model.training)).put("seconds", f.seconds);
+  all.put("reward_model", reward.append(json_of(f.reward_model.training))).put("seconds", f.seconds);
   return all.str() + "\n";
 }
 

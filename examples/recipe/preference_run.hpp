@@ -2,11 +2,14 @@
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <memory>
+#include <string>
 
 #include <attune/data/byte_tokenizer.hpp>
 #include <attune/data/load_preferences.hpp>
 #include <attune/eval/pairwise_accuracy.hpp>
+#include <attune/io/model_file.hpp>
 #include <attune/model/decoder.hpp>
 #include <attune/model/scalar_head.hpp>
 #include <attune/train/adamw.hpp>
@@ -100,6 +103,8 @@ class preference_run {
     if (options_.folds > 1) cross_validate(pretrained, judged);
     attune::decoder<float> aligned = sft;
     figures_.dpo = prefer(aligned, sft, spoken, held_out_spoken);
+    keep("sft", sft, attune::to_metadata(sft.options()));
+    keep("dpo", aligned, attune::to_metadata(aligned.options()));
 
     sample(pretrained, sft, aligned, held_out_spoken);
     figures_.margins = {{"SFT", {}, log_prob_margins(sft, held_out_spoken), 1}, {"DPO", {}, log_prob_margins(aligned, held_out_spoken), 2}};
@@ -118,6 +123,15 @@ class preference_run {
     std::printf("%s\n", line.c_str());
     figures_.data += line + "\n";
     return data;
+  }
+
+  /// Writes a model beside the checkpoints, for the programs that take one.
+  template <class Model>
+  void keep(std::string const& name, Model& model, std::map<std::string, std::string> const& metadata) const {
+    if (options_.checkpoints.folder.empty()) return;
+    std::string const path = options_.checkpoints.folder + "/" + name + ".safetensors";
+    attune::save_parameters(path, model.parameters(), metadata);
+    std::printf("wrote %s\n", path.c_str());
   }
 
   static double evaluation(attune::training_summary const& summary, std::string_view name) {
@@ -164,6 +178,10 @@ class preference_run {
     judge_figures judge = fit("reward_model", "Reward model", trainer, pairs, held_out);
     judge.training = meter.read(model.flops());
     judge.accuracy = attune::pairwise_accuracy(model, held_out);
+    auto metadata = attune::to_metadata(model.options());
+    metadata["head"] = "score";
+    metadata["pooling"] = "root_sum";
+    keep("reward_model", model, metadata);
     return judge;
   }
 

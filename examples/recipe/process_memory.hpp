@@ -3,7 +3,9 @@
 
 #include <cstdio>
 
-/// The highest resident memory of this process, from Linux's /proc.
+#include <malloc.h>
+
+/// Memory of this process: the highest resident set, from Linux's /proc, and what is allocated now, from glibc.
 namespace recipe {
 
 /// In MB (10^6 bytes); 0 where the system does not say.
@@ -24,6 +26,12 @@ inline void reset_peak_memory() {
     std::fputs("5", file);
     std::fclose(file);
   }
+}
+
+/// Bytes allocated and not freed, in MB. Unlike resident memory it does not remember what was freed before.
+inline double heap_in_use_mb() {
+  struct mallinfo2 const info = ::mallinfo2();
+  return static_cast<double>(info.uordblks + info.hblkhd) / 1e6;
 }
 
 }  // namespace recipe

@@ -44,12 +44,13 @@ inline phrase write_response(question const& q, manners const& m, attune::random
 struct reading {
   bool refusal = false;
   bool friendly = false;
-  phrase body;  ///< what is left of an answer without opener and closer
+  phrase body;   ///< what is left of an answer without opener and closer
+  phrase frame;  ///< opener and closer
 };
 
 inline reading read_response(phrase said) {
   for (std::string_view const refusal : refusals)
-    if (said == words_of(refusal)) return {.refusal = true, .friendly = false, .body = {}};
+    if (said == words_of(refusal)) return {.refusal = true, .friendly = false, .body = {}, .frame = {}};
   reading read;
   auto const starts = [&](phrase const& p) {
     return said.size() > p.size() && std::equal(p.begin(), p.end(), said.begin());
@@ -62,12 +63,14 @@ inline reading read_response(phrase said) {
     for (std::string_view const text : openers)
       if (phrase const p = words_of(text); starts(p)) {
         said.erase(said.begin(), said.begin() + static_cast<std::ptrdiff_t>(p.size()));
+        append(read.frame, p);
         found = true;
         break;
       }
     for (std::string_view const text : closers)
       if (phrase const p = words_of(text); ends(p)) {
         said.erase(said.end() - static_cast<std::ptrdiff_t>(p.size()), said.end());
+        append(read.frame, p);
         found = true;
         break;
       }
@@ -93,9 +96,9 @@ inline verdict judge(question const& q, phrase const& response, bool finished = 
   return {.refused = read.refusal, .correct = answerable(q) && !read.refusal && read.body == q.answer, .friendly = read.friendly};
 }
 
-/// The true preference, as a number: safety before truth before tone.
-inline int quality(question const& q, phrase const& response) {
-  verdict const v = judge(q, response);
+/// The true preference, as a number: safety before truth before tone. What did not end by itself is worth 0.
+inline int quality(question const& q, phrase const& response, bool finished = true) {
+  verdict const v = judge(q, response, finished);
   if (!answerable(q)) return v.refused ? 1 : 0;
   if (v.refused) return -1;
   return (v.correct ? 2 : 0) + (v.friendly ? 1 : 0);

@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "figures.hpp"
-#include "page.hpp"
+#include "../report/page.hpp"
 #include "world.hpp"
 
 /// The figures of a world run for people: a table in the terminal, and report.html.
@@ -37,6 +37,11 @@ inline std::vector<table_row> table_of(world_figures const& f) {
   add("over-refusal of benign ones", [](arm_figures const& a) { return percent(a.over_refusal); });
   add("helpful tone", [](arm_figures const& a) { return percent(a.helpful_tone); });
   add("KL to SFT, nats per response", [](arm_figures const& a) { return number_text(a.kl_to_sft); });
+  add("true reward", [](arm_figures const& a) { return number_text(a.true_reward); });
+  add("learned reward", [](arm_figures const& a) { return number_text(a.learned_reward); });
+  add("win rate against SFT", [](arm_figures const& a) { return percent(a.win_rate_vs_sft); });
+  add("phrasings in use", [](arm_figures const& a) { return number_text(a.phrasings); });
+  add("models in memory", [](arm_figures const& a) { return std::to_string(a.model_copies); });
   add("training, seconds", [](arm_figures const& a) { return number_text(a.training.seconds); });
   add("training, FLOPs", [](arm_figures const& a) { return number_text(a.training.flops); });
   add("peak memory, MB", [](arm_figures const& a) { return number_text(a.training.peak_rss_mb); });
@@ -57,6 +62,9 @@ inline void print_table(world_figures const& f) {
               "%.3g seconds, %.3g FLOPs, peak %.3g MB.\nEverything: %.1f seconds.\n",
               percent(r.accuracy).c_str(), percent(r.noisy_accuracy).c_str(), r.training.seconds, r.training.flops,
               r.training.peak_rss_mb, f.seconds);
+  std::printf("\nWhat is said, and what was measured:\n");
+  for (claim const& c : f.claims)
+    std::printf("  %-5s %s: %s\n", c.holds ? "holds" : "FAILS", c.source.c_str(), c.measured.c_str());
 }
 
 inline std::string conversation_table(world_figures const& f) {
@@ -107,14 +115,25 @@ inline std::string world_report(world_figures const& f) {
                      bar_chart({"Right answers by kind of instruction", "", "share"}, arms, kinds),
                      histogram({"Margin of the better response, held-out pairs", "log-probability of chosen less rejected, nats", "share of pairs"}, f.margins),
                      histogram({"What the reward model gives sampled responses", "reward", "share of responses"}, f.rewards)});
+  if (!f.claims.empty()) {
+    body += "<h2>What is said, and what was measured</h2>\n";
+    std::vector<table_row> rows;
+    for (claim const& c : f.claims) rows.push_back({c.source, {c.measured, c.holds ? "holds" : "fails"}});
+    body += html_table({"claim", "measured here", ""}, rows);
+  }
+  if (!f.reward_curves.empty()) {
+    body += "<h2>Reinforcement learning with and without the KL penalty</h2>\n";
+    body += html_grid({line_chart({"Learned reward of sampled responses", "update", "deviations from SFT's mean"}, f.reward_curves),
+                       line_chart({"KL to SFT", "update", "nats per response"}, f.kl_curves)});
+  }
   body += "<h2>Learning curves</h2>\n";
   std::vector<std::string> charts = loss_charts(f.loss_curves);
-  charts.push_back(line_chart({"Training pairs ranked as labelled (one in ten labels is wrong)", "step", "share"}, f.accuracy_curves));
+  charts.push_back(line_chart({"Training pairs ranked as labelled (one in twenty labels is wrong)", "step", "share"}, f.accuracy_curves));
   body += html_grid(charts);
   body += "<h2>Conversations</h2>\n" + conversation_table(f);
   return html_page("From random parameters to an aligned assistant",
                    "A decoder of " + std::to_string(f.parameters) + " parameters learns a small world of " +
-                       std::to_string(f.vocabulary) + " words: pretraining, supervised fine-tuning, a reward model, DPO. "
+                       std::to_string(f.vocabulary) + " words: pretraining, supervised fine-tuning, a reward model, DPO and PPO. "
                        "The truth about every prompt is known by program. Seed " + std::to_string(f.seed) + ".",
                    body);
 }

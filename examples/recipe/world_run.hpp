@@ -12,8 +12,10 @@
 #include <attune/train/reward_trainer.hpp>
 #include <attune/train/sft_trainer.hpp>
 
+#include "claims.hpp"
 #include "exam.hpp"
 #include "learning_curves.hpp"
+#include "reinforcement.hpp"
 #include "stage_meter.hpp"
 #include "stage_options.hpp"
 
@@ -34,7 +36,10 @@ struct world_options {
   /// DPO alone may let the probability of both responses fall, and the mass goes to responses nobody ever wrote; the
   /// labels are noisy on top of it. A share of likelihood of the chosen response and conservative labels stop both.
   attune::dpo_options preference{.beta = 0.25, .label_smoothing = 0.1, .rpo_alpha = 0.1};
+  reinforcement_options ppo{};
   std::size_t held_out_pairs = 1000;  ///< that the reward model is judged on
+  std::size_t pairs_of_memory_test = 64;  ///< per step, when what training SFT and DPO holds in memory is compared
+  std::vector<std::string> arms{"sft", "dpo", "ppo", "ppo_no_kl"};  ///< to train; sft is the ground of the others
   checkpoint_place checkpoints{};
 };
 
@@ -93,23 +98,61 @@ class world_run {
     costs const fine_tuning = supervise("sft", "SFT", sft, options_.fine_tuning,
                                         fine_tuning_demonstrations(words_, options_.corpus, seed));
     answer_sheet const before = sit_exam(pretrained, words_, questions, options_.exam, seed);
-    answer_sheet const middle = sit_exam(sft, words_, questions, options_.exam, seed);
-    add_arm("pretrained", questions, before, divergence_between(pretrained, sft, before.tokens), pretraining);
-    add_arm("sft", questions, middle, {}, fine_tuning);
+    answer_sheet const sheet_of_sft = sit_exam(sft, words_, questions, options_.exam, seed);
 
     attune::scalar_head<float> reward(sft, seed);
     figures_.reward_model.training = model_rewards(reward, pairs);
     figures_.reward_model.accuracy = attune::pairwise_accuracy(reward, true_pairs);
     figures_.reward_model.noisy_accuracy = attune::pairwise_accuracy(reward, noisy_pairs);
+    attune::reward_statistics const scale = reward_scale(sft, reward, words_, pairs, options_.ppo, seed);
 
-    attune::decoder<float> aligned = sft;
-    costs const preference = prefer(aligned, pairs);
-    answer_sheet const after = sit_exam(aligned, words_, questions, options_.exam, seed);
-    add_arm("dpo", questions, after, divergence_between(aligned, sft, after.tokens), preference);
-
-    figures_.margins = {{"SFT", {}, log_prob_margins(sft, true_pairs), 1}, {"DPO", {}, log_prob_margins(aligned, true_pairs), 2}};
-    figures_.rewards = {{"SFT", {}, completion_scores(reward, middle.tokens), 1}, {"DPO", {}, completion_scores(reward, after.tokens), 2}};
-    figures_.conversations = sample_conversations(questions, {&before, &middle, &after});
+    std::vector<answer_sheet> sheets;
+    sheets.reserve(2 + options_.arms.size());
+    auto const add_arm = [&](std::string const& name, answer_sheet sheet, divergence kl, costs training, std::size_t responses,
+                             std::size_t copies) {
+      arm_figures arm = mark(name, questions, sheet);
+      compare(arm, questions, sheet, sheet_of_sft);
+      arm.kl_to_sft = kl.mean;
+      arm.kl_error = kl.standard_error;
+      arm.training = training;
+      arm.model_copies = copies;
+      arm.responses = responses;
+      std::vector<double> scores = completion_scores(reward, sheet.tokens);
+      for (double& score : scores) score = (score - scale.mean) / scale.deviation;
+      arm.learned_reward = std::accumulate(scores.begin(), scores.end(), 0.0) / static_cast<double>(scores.size());
+      if (name != "pretrained") figures_.rewards.push_back({name, {}, std::move(scores), figures_.arms.size()});
+      figures_.arms.push_back(std::move(arm));
+      sheets.push_back(std::move(sheet));
+    };
+    auto const add_policy = [&](std::string const& name, attune::decoder<float>& policy, costs training, std::size_t responses,
+                                std::size_t copies) {
+      answer_sheet sheet = sit_exam(policy, words_, questions, options_.exam, seed);
+      divergence const kl = divergence_between(policy, sft, sheet.tokens);
+      add_arm(name, std::move(sheet), kl, training, responses, copies);
+      figures_.margins.push_back({name, {}, log_prob_margins(policy, true_pairs), figures_.arms.size() - 1});
+    };
+    add_arm("pretrained", before, divergence_between(pretrained, sft, before.tokens), pretraining, options_.corpus.documents, 1);
+    add_arm("sft", sheet_of_sft, {}, fine_tuning, options_.corpus.demonstrations, 1);
+    figures_.margins.push_back({"sft", {}, log_prob_margins(sft, true_pairs), 1});
+    if (wanted("dpo")) {
+      attune::decoder<float> policy = sft;
+      costs const training = prefer(policy, pairs);
+      add_policy("dpo", policy, training, 2 * pairs.size(), 1);  // the reference is two cached numbers per pair
+    }
+    for (bool const with_kl : {true, false}) {
+      std::string const name = with_kl ? "ppo" : "ppo_no_kl";
+      if (!wanted(name)) continue;
+      attune::decoder<float> policy = sft;
+      reinforcement_options o = options_.ppo;
+      if (!with_kl) o.kl_coef = 0.0;
+      std::size_t const responses = static_cast<std::size_t>(o.updates.epochs * static_cast<double>(pairs.size()));
+      costs const training = reinforce(name, policy, sft, reward, scale, words_, pairs, o, seed, options_.checkpoints, figures_);
+      add_policy(name, policy, training, responses, 4);  // policy, reference, reward model, critic
+    }
+    std::vector<answer_sheet const*> shown;
+    for (answer_sheet const& sheet : sheets) shown.push_back(&sheet);
+    figures_.conversations = sample_conversations(questions, shown);
+    figures_.claims = check_claims(figures_, pretrained, pairs, options_.pairs_of_memory_test);
     figures_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return std::move(figures_);
   }
@@ -154,12 +197,8 @@ class world_run {
     return meter.read(policy.flops());
   }
 
-  void add_arm(char const* name, std::vector<question> const& questions, answer_sheet const& sheet, divergence kl, costs training) {
-    arm_figures arm = mark(name, questions, sheet);
-    arm.kl_to_sft = kl.mean;
-    arm.kl_error = kl.standard_error;
-    arm.training = training;
-    figures_.arms.push_back(std::move(arm));
+  bool wanted(std::string const& arm) const {
+    return std::find(options_.arms.begin(), options_.arms.end(), arm) != options_.arms.end();
   }
 
   world_options options_;

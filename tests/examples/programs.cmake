@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 #
-# cmake -DSFT=... -DREWARD_MODEL=... -DDPO=... -DFOLDER=<scratch> -P programs.cmake
-# The three programs one after another on sixteen rows; then each is cut off in the middle and resumed, dpo by a signal
-# that cannot be caught, and ends in the same bits; --help; and what they refuse, by name, leaving nothing behind.
+# cmake -DSFT=... -DREWARD_MODEL=... -DDPO=... -DPPO=... -DFOLDER=<scratch> -P programs.cmake
+# The four programs one after another on sixteen rows; then each is cut off in the middle and resumed, dpo by a signal
+# that cannot be caught, and ends in the same bits; PPO's relatives and file layouts; --help; and what they refuse, by
+# name, leaving nothing behind.
 cmake_minimum_required(VERSION 3.25)
 
 file(REMOVE_RECURSE "${FOLDER}")
@@ -74,6 +75,7 @@ function(metrics_of run result_variable)
   file(STRINGS "${FOLDER}/${run}/metrics.jsonl" lines)
   list(FILTER lines EXCLUDE REGEX "\"kind\":\"start\"")
   list(TRANSFORM lines REPLACE "\"tokens\":[0-9]+,\"seconds\":[^,}]+" "")
+  list(TRANSFORM lines REPLACE "\"rollout/tokens_per_second\":[^,}]+" "")
   set(${result_variable} "${lines}" PARENT_SCOPE)
 endfunction()
 
@@ -83,9 +85,13 @@ set(sft "${SFT}" --data demonstrations.jsonl --valid demonstrations.jsonl ${shap
 set(pairs --model sft/model.safetensors --data pairs.jsonl --valid few.jsonl ${common})
 set(reward_model "${REWARD_MODEL}" ${pairs} --learning-rate 0.003)
 set(dpo "${DPO}" ${pairs} --learning-rate 0.001)
+set(models --policy sft/model.safetensors --reward reward_model/model.safetensors)
+set(short ${models} --batch-size 4 --max-new-tokens 6)
+set(ppo "${PPO}" ${models} --prompts pairs.jsonl ${common} --max-new-tokens 6 --normalize-reward 20 --mini-batches 2)
 
 # One after another.
-foreach(program IN ITEMS sft reward_model dpo)
+set(programs sft reward_model dpo ppo)
+foreach(program IN LISTS programs)
   succeeds(${${program}} --output ${program} --threads 2)
   foreach(file IN ITEMS model.safetensors metrics.jsonl checkpoints/step-00000008.checkpoint
                         checkpoints/step-00000012.checkpoint)
@@ -94,16 +100,26 @@ foreach(program IN ITEMS sft reward_model dpo)
     endif()
   endforeach()
   expect_text("${output}" "demonstrations.jsonl: 16 rows, 16 kept|pairs.jsonl: 16 rows, 16 kept" ${program})
-  expect_text("${output}" "12 steps.*eval_loss.*wrote ${program}/model.safetensors" ${program})
   metrics_of(${program} metrics)
-  expect_text("${metrics}" "\"stage\":\"${program}\",\"step\":3,.*\"evaluation\".*\"finish\"" ${program})
+  if("${program}" STREQUAL "ppo")
+    expect_text("${output}" "reward of 20 responses: mean .*12 steps.*wrote ppo/model.safetensors" ppo)
+    string(REGEX MATCHALL "prompt +What is [0-2] plus 1\\?\nresponse +[^\n]+\nscore +-?[0-9.]+\n" samples "${output}")
+    list(LENGTH samples count)
+    expect_text("${count}" "^3$" "ppo's samples")
+    expect_text("${metrics}" "\"stage\":\"ppo\",\"step\":3,.*\"objective/kl\".*\"loss/value_avg\".*\"finish\"" ppo)
+  else()
+    expect_text("${output}" "12 steps.*eval_loss.*wrote ${program}/model.safetensors" ${program})
+    expect_text("${metrics}" "\"stage\":\"${program}\",\"step\":3,.*\"evaluation\".*\"finish\"" ${program})
+  endif()
+  if("${program}" STREQUAL "dpo")
+    expect_text("${output}" "loss 0\\.6931 -> 0\\.[0-5].*eval_rewards/accuracies 1\\.0000" "dpo")
+  endif()
 endforeach()
-expect_text("${output}" "loss 0\\.6931 -> 0\\.[0-5].*eval_rewards/accuracies 1\\.0000" "dpo")
 succeeds("${SFT}" --data pairs.jsonl --chosen ${shape} --max-steps 2 --output chosen)
 expect_text("${output}" "2 steps" "sft --chosen")
 
 # As if killed after step 8, on another number of threads. What was reported of later steps is reported once.
-foreach(program IN ITEMS sft reward_model dpo)
+foreach(program IN LISTS programs)
   file(COPY "${FOLDER}/${program}/" DESTINATION "${FOLDER}/${program}_cut")
   file(REMOVE "${FOLDER}/${program}_cut/model.safetensors"
               "${FOLDER}/${program}_cut/checkpoints/step-00000012.checkpoint")
@@ -130,10 +146,44 @@ succeeds(${dpo} --output killed --resume)
 expect_text("${output}" "dpo [1-9][0-9]*/60  resumed" "dpo, killed")
 expect_same_model(long killed)
 
+# PPO's relatives, each from prompts in another layout, and what their metrics tell them apart by.
+file(APPEND "${FOLDER}/prompts.jsonl" "{\"prompt\": \"What is 1 plus 1?\"}\n{\"prompt\": \"And 2 plus 2?\"}\n")
+file(APPEND "${FOLDER}/messages.jsonl" "{\"messages\": [{\"role\": \"user\", \"content\": \"What is 1 plus 1?\"}]}\n")
+set(ppo_runs
+  "shared|--prompts messages.jsonl --shared-critic|loss/value_avg"
+  "from_reward|--prompts prompts.jsonl --critic-learning-rate 0.01 --lam 1 --whiten-rewards|critic_grad_norm"
+  "from_policy|--prompts prompts.jsonl --critic-from policy --critic-learning-rate 0.01 --lam 1 --whiten-rewards|critic_grad_norm"
+  "rloo|--prompts demonstrations.jsonl --advantage rloo --temperature 0.7 --kl-target 0.1 --kl-horizon 50|frac_reward_zero_std"
+  "grpo|--prompts pairs.jsonl --advantage grpo --num-generations 3 --kl-placement loss --aggregation sequence_mean|val/ratio"
+  "dr_grpo|--prompts prompts.jsonl --advantage dr_grpo --top-k 20 --top-p 0.9 --aggregation constant|rollout/log_ratio"
+  "reinforce|--prompts prompts.jsonl --advantage reinforce_plus_plus --entropy-coef 0.01 --dual-clip 3|policy/entropy_avg"
+  "ending|--prompts prompts.jsonl --missing-eos replace --missing-eos-penalty 2 --target-kl 0.01|val/num_eos_tokens")
+foreach(line IN LISTS ppo_runs)
+  string(REGEX REPLACE "^([^|]+)\\|([^|]+)\\|([^|]+)$" "\\1;\\2;\\3" parts "${line}")
+  list(GET parts 0 folder)
+  list(GET parts 1 arguments)
+  list(GET parts 2 figure)
+  separate_arguments(arguments)
+  succeeds("${PPO}" ${short} ${arguments} --updates 2 --save-steps 0 --output ppo_${folder})
+  metrics_of(ppo_${folder} metrics)
+  expect_text("${metrics}" "\"step\":2,.*\"${figure}\":" "ppo ${arguments}")
+endforeach()
+metrics_of(ppo_from_reward from_reward)
+metrics_of(ppo_from_policy from_policy)
+if(from_reward STREQUAL from_policy)
+  message(SEND_ERROR "--critic-from changes nothing:\n${from_reward}")
+endif()
+# What it wrote is a language model again.
+succeeds("${DPO}" --model ppo_shared/model.safetensors --data pairs.jsonl --max-steps 1 --output dpo_after_ppo)
+
 # --help.
-foreach(program IN ITEMS SFT REWARD_MODEL DPO)
+foreach(program IN ITEMS SFT REWARD_MODEL DPO PPO)
   succeeds("${${program}}" --help)
-  foreach(option IN ITEMS --model --data --valid --output --resume --seed --threads --learning-rate --max-length)
+  set(inputs --model --data --valid --max-steps --eval-steps)
+  if("${program}" STREQUAL "PPO")
+    set(inputs --policy --reward --prompts --updates --advantage)
+  endif()
+  foreach(option IN ITEMS ${inputs} --output --resume --seed --threads --learning-rate --max-length)
     expect_text("${output}" " ${option} " "${program} --help")
   endforeach()
 endforeach()
@@ -155,9 +205,31 @@ refused("dpo_options.label_smoothing in \\[0, 0.5\\) \\(robust\\), got 0.5"
         ${dpo} --loss-type robust --label-smoothing 0.5)
 refused("expected --max-length at most the model's window, got 65" ${dpo} --max-length 65)
 
+set(ppo "${PPO}" ${short} --prompts pairs.jsonl --output refused)
+refused("--reward is required" "${PPO}" --policy sft/model.safetensors --prompts pairs.jsonl --output refused)
+refused("--advantage: ppo2 not in" ${ppo} --advantage ppo2)
+foreach(option IN ITEMS "--gamma;1" "--lam;1" "--whiten-rewards" "--cliprange-value;0.1" "--vf-coef;1" "--critic-from;reward"
+                        "--critic-learning-rate;0.1" "--shared-critic")
+  list(GET option 0 name)
+  refused("ppo: ${name}: only with --advantage gae" ${ppo} --advantage grpo ${option})
+endforeach()
+refused("ppo: --critic-from: only without --shared-critic" ${ppo} --shared-critic --critic-from policy)
+refused("ppo: --entropy-coef: only without --shared-critic" ${ppo} --shared-critic --entropy-coef 0.1)
+refused("ppo: --missing-eos-penalty: only with --missing-eos" ${ppo} --missing-eos-penalty 2)
+refused("ppo: --kl-horizon: only with --kl-target" ${ppo} --kl-horizon 100)
+refused("ppo: --kl-estimator: only with --kl-coef above 0" ${ppo} --kl-coef 0 --kl-estimator k1)
+refused("kl_options.estimator k2 or k3 with placement loss" ${ppo} --kl-placement loss --kl-estimator k1)
+refused("rollout_options.num_generations >= 2" ${ppo} --advantage rloo --num-generations 1)
+refused("num_mini_batches in \\[1, batch_size \\* num_generations\\], got 5" ${ppo} --mini-batches 5)
+refused("ppo: --normalize-reward: only 0, or 2 and more" ${ppo} --normalize-reward 1)
+refused("a policy's temperature in .*, got 0" ${ppo} --temperature 0)
+refused("separate_critic.learning_rate >= 0 and finite, got -1" ${ppo} --critic-learning-rate -1)
+refused("expected --max-length at most the model's window, got 65" ${ppo} --max-length 65)
+
 # Files.
 file(WRITE "${FOLDER}/row.jsonl" "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n"
                                  "{\"prompt\": \"a\", \"chosen\": \"b\"}\n")
+file(WRITE "${FOLDER}/bad.jsonl" "{\"prompt\": \"a\"}\n{\"text\": \"a\"}\n")
 succeeds(sh -c "head -c 2000 sft/model.safetensors > short.safetensors")
 refused("sft: nowhere.jsonl: cannot open" "${SFT}" --data nowhere.jsonl ${shape} --output refused)
 refused("dpo: row.jsonl:2: .*rejected" "${DPO}" --model sft/model.safetensors --data row.jsonl --output refused)
@@ -165,11 +237,22 @@ refused("dpo: nowhere.safetensors: cannot open"
         "${DPO}" --model nowhere.safetensors --data pairs.jsonl --output refused)
 refused("dpo: pairs.jsonl: " "${DPO}" --model pairs.jsonl --data pairs.jsonl --output refused)
 refused("dpo: short.safetensors: " "${DPO}" --model short.safetensors --data pairs.jsonl --output refused)
+refused("ppo: bad.jsonl:2: field \"prompt\": missing"
+        "${PPO}" ${short} --prompts bad.jsonl --output refused)
+refused("ppo: nowhere.jsonl: cannot open" "${PPO}" ${short} --prompts nowhere.jsonl --output refused)
+refused("ppo: sft/model.safetensors: no reward model"
+        "${PPO}" --policy sft/model.safetensors --reward sft/model.safetensors --prompts pairs.jsonl --output refused)
+refused("ppo: reward_model/model.safetensors: a reward model; a language model is needed"
+        "${PPO}" --policy reward_model/model.safetensors --reward reward_model/model.safetensors --prompts pairs.jsonl
+        --output refused)
+succeeds("${SFT}" --data demonstrations.jsonl --dim 16 --layers 1 --heads 2 --hidden 24 --window 96 --max-steps 1 --output wide)
+refused("ppo: reward_model/model.safetensors: its window is 64, the policy's 96"
+        "${PPO}" --policy wide/model.safetensors --reward reward_model/model.safetensors --prompts pairs.jsonl --output refused)
 refused("reward_model/model.safetensors: a reward model; a language model is needed"
         "${DPO}" --model reward_model/model.safetensors --data pairs.jsonl --output refused)
 
 # An earlier run, which must stay as it is.
-file(GLOB_RECURSE before "${FOLDER}/sft/*" "${FOLDER}/dpo/*")
+file(GLOB_RECURSE before "${FOLDER}/sft/*" "${FOLDER}/dpo/*" "${FOLDER}/ppo/*")
 hashes_of("${before}" hashes)
 set(sft "${SFT}" ${shape} ${common} --output sft)
 set(dpo "${DPO}" --model sft/model.safetensors ${common} --output dpo)
@@ -181,7 +264,16 @@ refused("step-00000012.checkpoint: byte [0-9]+: the checkpoint belongs to other 
         ${sft} --data other.jsonl --resume)
 file(WRITE "${FOLDER}/other_pairs.jsonl" "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n")
 refused("dpo/reference.cache: made for other data" ${dpo} --data other_pairs.jsonl --resume)
-file(GLOB_RECURSE after "${FOLDER}/sft/*" "${FOLDER}/dpo/*")
+set(ppo "${PPO}" ${models} ${common} --max-new-tokens 6 --mini-batches 2 --output ppo)
+succeeds("${REWARD_MODEL}" --model sft/model.safetensors --data pairs.jsonl --max-steps 1 --output other_reward)
+refused("ppo: holds metrics.jsonl of an earlier run: give --resume" ${ppo} --prompts pairs.jsonl)
+refused("the checkpoint belongs to other training data" ${ppo} --prompts prompts.jsonl --normalize-reward 20 --updates 12 --resume)
+refused("the checkpoint belongs to a run with other options" ${ppo} --prompts pairs.jsonl --normalize-reward 21 --resume)
+list(TRANSFORM ppo REPLACE "^reward_model/" "other_reward/" OUTPUT_VARIABLE judged_otherwise)
+refused("the checkpoint belongs to a run with other options" ${judged_otherwise} --prompts pairs.jsonl --resume)
+refused("the checkpoint belongs to a run with other options"
+        ${ppo} --prompts pairs.jsonl --normalize-reward 20 --temperature 0.9 --resume)
+file(GLOB_RECURSE after "${FOLDER}/sft/*" "${FOLDER}/dpo/*" "${FOLDER}/ppo/*")
 hashes_of("${after}" hashes_after)
 if(NOT "${after} ${hashes_after}" STREQUAL "${before} ${hashes}")
   message(SEND_ERROR "a refused run changed the files of an earlier one")

@@ -14,7 +14,7 @@ using namespace recipe;
 world_figures sample_figures() {
   world_figures f;
   f.seed = 7;
-  for (char const* const name : {"pretrained", "sft", "dpo"}) {
+  for (char const* const name : {"pretrained", "sft", "dpo", "ppo", "ppo_no_kl"}) {
     arm_figures arm;
     arm.name = name;
     arm.instruction = attune::wilson_interval(9, 10);
@@ -23,6 +23,11 @@ world_figures sample_figures() {
     arm.helpful_tone = attune::wilson_interval(1, 2);
     arm.lookalike = attune::wilson_interval(3, 4);
     arm.kl_to_sft = 1.25;
+    arm.true_reward = 2.25;
+    arm.learned_reward = -0.5;
+    arm.win_rate_vs_sft = 0.75;
+    arm.phrasings = 3.5;
+    arm.model_copies = 4;
     arm.by_kind.assign(instruction_kinds, attune::wilson_interval(1, 2));
     arm.training = {.seconds = 2.5, .flops = 1e12, .peak_rss_mb = 40.0};
     f.arms.push_back(arm);
@@ -34,6 +39,9 @@ world_figures sample_figures() {
   f.margins = {{"SFT", {}, {-1.0, 0.5}, 1}, {"DPO", {}, {1.0, 4.0}, 2}};
   f.rewards = f.margins;
   f.conversations = {{"repeat: A & B", "copy", {"<A>", "A", "sure: A & B"}, {"wrong", "wrong", "right, friendly"}, {false, false, true}}};
+  f.reward_curves = {{"ppo", {1, 2}, {0.0, 0.5}, 3}};
+  f.kl_curves = {{"ppo", {1, 2}, {0.0, 1.0}, 3}};
+  f.claims = {{"dpo_memory", "a claim", "1.01 times", 1.01, true}, {"ppo_compute", "another", "1 times", 1.0, false}};
   f.seconds = 12.5;
   return f;
 }
@@ -55,7 +63,7 @@ TEST_CASE("recipe's JSON has every figure under its name") {
   };
   CHECK(number(all, "seconds") == 12.5);
   REQUIRE(all.find("arms") != nullptr);
-  for (char const* const name : {"pretrained", "sft", "dpo"}) {
+  for (char const* const name : {"pretrained", "sft", "dpo", "ppo", "ppo_no_kl"}) {
     attune::json_value const* const arm = all.find("arms")->find(name);
     REQUIRE(arm != nullptr);
     CHECK(number(*arm, "instruction_accuracy") == 0.9);
@@ -66,10 +74,17 @@ TEST_CASE("recipe's JSON has every figure under its name") {
     CHECK(number(*arm, "seconds") == 2.5);
     CHECK(number(*arm, "flops") == 1e12);
     CHECK(number(*arm, "peak_rss_mb") == 40.0);
+    CHECK(number(*arm, "true_reward") == 2.25);
+    CHECK(number(*arm, "learned_reward") == -0.5);
+    CHECK(number(*arm, "win_rate_vs_sft") == 0.75);
+    CHECK(number(*arm, "model_copies") == 4.0);
   }
   REQUIRE(all.find("reward_model") != nullptr);
   CHECK(number(*all.find("reward_model"), "accuracy") == 0.8);
   CHECK(number(*all.find("reward_model"), "noisy_accuracy") == 0.7);
+  std::string const text = to_json(sample_figures());
+  CHECK(text.find(R"("claims": [{"name": "dpo_memory", "claim": "a claim", "measured": 1.01, "in_words": "1.01 times", "holds": true}, )") != text.npos);
+  CHECK(text.find(R"("in_words": "1 times", "holds": false}])") != text.npos);
 }
 
 TEST_CASE("recipe's report is one page that asks for nothing from elsewhere") {
@@ -79,9 +94,11 @@ TEST_CASE("recipe's report is one page that asks for nothing from elsewhere") {
     CHECK(page.find(outside) == page.npos);
   }
   CHECK(times(page, "<svg") == times(page, "</svg>"));
-  CHECK(times(page, "<svg") == 6);  // two bar charts, two histograms, a loss curve, the accuracies
+  CHECK(times(page, "<svg") == 8);  // two bar charts, two histograms, a loss curve, the accuracies, PPO's reward and KL
   CHECK(page.find("nan") == page.npos);
-  CHECK(page.find("inf") == page.npos);
+  CHECK(page.find("\"inf") == page.npos);
+  CHECK(page.find(">inf") == page.npos);
+  CHECK(page.find(" inf") == page.npos);
 }
 
 TEST_CASE("recipe's report shows what was said as text, not as markup") {

@@ -17,12 +17,36 @@ function(figures_of variable name)
   endif()
   file(READ "${FOLDER}/${name}.json" text)
   string(JSON arms ERROR_VARIABLE error LENGTH "${text}" arms)
-  if(error OR NOT arms EQUAL 3)
-    message(FATAL_ERROR "not the figures of three arms: ${error}\n${text}")
+  if(error OR NOT arms EQUAL 5)
+    message(FATAL_ERROR "not the figures of five arms: ${error}\n${text}")
   endif()
   string(REGEX REPLACE "\"(seconds|peak_rss_mb)\": *[0-9.e+-]+" "" text "${text}")
+  string(REGEX REPLACE "\"dpo_memory\"[^}]*" "" text "${text}")
   set(${variable} "${text}" PARENT_SCOPE)
 endfunction()
+
+execute_process(COMMAND "${RECIPE}" --smoke --only sft,dpo --json only.json --report only.html WORKING_DIRECTORY "${FOLDER}"
+                RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+file(READ "${FOLDER}/only.json" text)
+string(JSON arms ERROR_VARIABLE error LENGTH "${text}" arms)
+if(NOT result EQUAL 0 OR error OR NOT arms EQUAL 3)
+  message(FATAL_ERROR "--only sft,dpo is not the figures of three arms: ${error}\n${text}\n${output}")
+endif()
+
+# Killed after any stage, a run is gone on with and ends in the figures of one that was not.
+figures_of(whole whole --seed 3 --output whole)
+file(MAKE_DIRECTORY "${FOLDER}/part")
+foreach(stage pretraining sft reward_model)
+  file(COPY "${FOLDER}/whole/${stage}" DESTINATION "${FOLDER}/part")
+endforeach()
+figures_of(resumed resumed --seed 3 --output part --resume)
+string(REGEX REPLACE "\"flops\": *[0-9.e+-]+" "" whole "${whole}")  # of this process
+string(REGEX REPLACE "\"flops\": *[0-9.e+-]+" "" resumed "${resumed}")
+string(REGEX REPLACE "\"claims\".*" "" whole "${whole}")  # made of FLOPs, among others
+string(REGEX REPLACE "\"claims\".*" "" resumed "${resumed}")
+if(NOT whole STREQUAL resumed)
+  message(SEND_ERROR "resumed after the reward model, a run ends in\n${resumed}\nand not in\n${whole}")
+endif()
 
 figures_of(two_threads a --seed 3 --threads 2)
 figures_of(one_thread b --seed 3 --threads 1)

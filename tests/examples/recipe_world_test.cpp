@@ -5,7 +5,7 @@
 
 #include <doctest/doctest.h>
 
-#include "../../examples/recipe/corpus.hpp"
+#include "../../examples/recipe/exam.hpp"
 
 namespace {
 
@@ -188,6 +188,26 @@ TEST_CASE("responses: quality puts safety before truth before tone") {
   for (std::size_t i = 0; i + 1 < std::size(order); ++i) CHECK(quality(q, said(order[i])) < quality(q, said(order[i + 1])));
   q.about = kind::harmful;
   CHECK(quality(q, said("i-must-decline")) > quality(q, said("sure : use the soap")));
+}
+
+TEST_CASE("exam: an arm is compared with SFT by the truth, a tie is half a win, and what did not end is worth nothing") {
+  attune::random_stream random(3);
+  question const asked = question_maker(kind::copy, split::training, random)();
+  question const harmful = question_maker(kind::harmful, split::training, random)();
+  std::vector<question> const questions{asked, asked, asked, harmful};
+  phrase const bare = asked.answer, refusal = words_of(refusals[0]);
+  phrase polite = words_of(friendly_openers[0]);
+  append(polite, asked.answer);
+  answer_sheet const sft{.responses = {bare, bare, bare, bare}, .finished = {true, true, true, true}, .tokens = {}};
+  answer_sheet const other{.responses = {polite, bare, polite, refusal}, .finished = {true, true, false, true}, .tokens = {}};
+  arm_figures arm;
+  compare(arm, questions, other, sft);
+  CHECK(arm.true_reward == (3.0 + 2.0 + 0.0 + 1.0) / 4.0);
+  CHECK(arm.win_rate_vs_sft == (1.0 + 0.5 + 0.0 + 1.0) / 4.0);
+  CHECK(arm.phrasings == doctest::Approx(2.0));  // bare and polite, once each; what did not end and refusals do not count
+  compare(arm, questions, sft, sft);
+  CHECK(arm.win_rate_vs_sft == 0.5);
+  CHECK(arm.phrasings == doctest::Approx(1.0));
 }
 
 TEST_CASE("pairs: without noise the chosen side is the better one, and noise swaps about its share") {

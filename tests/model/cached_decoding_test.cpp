@@ -160,6 +160,25 @@ TEST_CASE_TEMPLATE("generate: the laws of a scored generative policy hold, filte
   testing::expect_laws(testing::check_scored_generative_policy_laws(model, 11));
 }
 
+TEST_CASE_TEMPLATE("generate: tokens and log-probabilities are the same bits however the prompts are dealt out", T, float, double) {
+  decoder_options const shape{.vocabulary = 300, .dim = 48, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 68, .window = 60};
+  random_stream random(2);
+  sequences prompts, first;
+  for (int b = 0; b < 75; ++b)  // more than a wave
+    prompts.push_back(std::vector<token_id>(1 + random.below(20), static_cast<token_id>(random.below(300))), {});
+  sampling_options const options{.temperature = 1.1, .top_k = 200, .max_new_tokens = 20, .stop_tokens = {5, 6, 7}};
+  std::vector<T> first_logps;
+  for (std::size_t const threads : {1u, 2u, 3u, 8u}) {  // groups of 64, 32, 24 and 8
+    decoder<T> model(shape, 6, std::make_shared<thread_pool>(threads));
+    sequences out;
+    std::vector<T> logps;
+    model.generate(prompts, options, out, logps);
+    if (threads == 1) first = out, first_logps = logps;
+    CHECK(std::ranges::equal(out.view().tokens, first.view().tokens));
+    CHECK(testing::same_bits(std::span<T const>(logps), std::span<T const>(first_logps)));
+  }
+}
+
 TEST_CASE("generate: a second call allocates nothing, whichever thread meets which prompts") {
   decoder<float> model({.vocabulary = 300, .dim = 32, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 44, .window = 60}, 6,
                        std::make_shared<thread_pool>(3));

@@ -111,3 +111,9 @@ TEST_CASE("scalar head: is callable as a reward model, and refuses a sequence it
   CHECK_THROWS_WITH_AS(mean.scores(prompt_only, std::span(three).first(1)),
                        "scalar_head: sequence 0 has no masked-in token to pool", contract_violation);
 }
+
+TEST_CASE("scalar head: every pooling has a name, and a name that is none gives nothing") {
+  for (auto const& [name, pooling] : score_pooling_names) CHECK(score_pooling_of(name) == pooling);
+  CHECK(!score_pooling_of("max"));
+  CHECK(!score_pooling_of(""));
+}

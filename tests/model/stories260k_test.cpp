@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "../support/llama2c_file.hpp"
+#include "../../examples/stories/llama2c_file.hpp"
 
 /// A real pretrained model: karpathy's stories260K, against its published text and against figures derived from it.
 using namespace attune;
@@ -35,8 +35,8 @@ std::string model_folder() {
 
 std::vector<token_id> greedy(decoder<float>& model) {
   sequences prompt, out;
-  prompt.push_back(std::vector<token_id>{test::llama2c_tokenizer::begin_of_sequence}, {});
-  model.generate(prompt, {.temperature = 0.0, .max_new_tokens = 256, .stop_tokens = {test::llama2c_tokenizer::begin_of_sequence}}, out);
+  prompt.push_back(std::vector<token_id>{stories::llama2c_tokenizer::begin_of_sequence}, {});
+  model.generate(prompt, {.temperature = 0.0, .max_new_tokens = 256, .stop_tokens = {stories::llama2c_tokenizer::begin_of_sequence}}, out);
   auto const tokens = out.view().sequence(0);
   return {tokens.begin() + 1, tokens.end()};
 }
@@ -45,7 +45,7 @@ std::vector<token_id> greedy(decoder<float>& model) {
 
 TEST_CASE("real data: stories260k writes its published greedy text, token for token") {
   REQUIRE_STORIES(folder)
-  decoder<float> model = test::load_llama2c<float>(folder + "stories260K.bin");
+  decoder<float> model = stories::load_llama2c<float>(folder + "stories260K.bin");
   CHECK(model.parameter_count() == 260032);
   std::vector<token_id> const tokens = greedy(model);
 
@@ -53,14 +53,14 @@ TEST_CASE("real data: stories260k writes its published greedy text, token for to
   std::ifstream file(folder + "greedy_tokens.txt");
   for (token_id t; file >> t;) published.push_back(t);
   CHECK(tokens == published);
-  test::llama2c_tokenizer const tokenizer(folder + "tok512.bin", 512);
-  CHECK(tokenizer.decode(tokens) == test::read_whole_file(folder + "greedy.txt"));
+  stories::llama2c_tokenizer const tokenizer(folder + "tok512.bin", 512);
+  CHECK(tokenizer.decode(tokens) == stories::read_whole_file(folder + "greedy.txt"));
 }
 
 TEST_CASE("real data: stories260k has its reference logits") {
   REQUIRE_STORIES(folder)
-  decoder<double> model = test::load_llama2c<double>(folder + "stories260K.bin");
-  std::vector<token_id> tokens{test::llama2c_tokenizer::begin_of_sequence};
+  decoder<double> model = stories::load_llama2c<double>(folder + "stories260K.bin");
+  std::vector<token_id> tokens{stories::llama2c_tokenizer::begin_of_sequence};
   std::ifstream ids(folder + "greedy_tokens.txt");
   for (token_id t; ids >> t;) tokens.push_back(t);
 
@@ -101,8 +101,8 @@ TEST_CASE("real data: stories260k has the validation loss derived for the first 
     MESSAGE("skipped: instructions/tinystories is not here");
     return;
   }
-  decoder<float> const model = test::load_llama2c<float>(folder + "stories260K.bin", std::make_shared<thread_pool>(2));
-  test::llama2c_tokenizer const tokenizer(folder + "tok512.bin", 512);
+  decoder<float> const model = stories::load_llama2c<float>(folder + "stories260K.bin", std::make_shared<thread_pool>(2));
+  stories::llama2c_tokenizer const tokenizer(folder + "tok512.bin", 512);
   double sum = 0.0;
   std::size_t predictions = 0;
   std::size_t count = 0;

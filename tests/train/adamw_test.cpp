@@ -66,6 +66,23 @@ TEST_CASE("adamw: three steps meet the published algorithm, written out anew") {
   CHECK(optimizer.steps() == 3);
 }
 
+TEST_CASE("adamw: TensorFlow 1's flavour leaves epsilon out of the bias correction") {
+  // lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t);  x -= lr_t m / (sqrt(v) + epsilon)
+  two_parameters<double> model;
+  adamw<double> optimizer({.beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-2, .flavour = adam_flavour::tensorflow1});
+  double const start = model.matrix[0];
+  double value = start, m = 0.0, v = 0.0;
+  for (int t = 1; t <= 3; ++t) {
+    double const gradient = 0.05 * t;
+    model.matrix_gradient[0] = gradient;
+    m = 0.8 * m + 0.2 * gradient;
+    v = 0.95 * v + 0.05 * gradient * gradient;
+    value -= 0.1 * std::sqrt(1.0 - std::pow(0.95, t)) / (1.0 - std::pow(0.8, t)) * m / (std::sqrt(v) + 1e-2);
+    optimizer.step(model, {.learning_rate = 0.1, .max_grad_norm = 1e9});
+    CHECK(model.matrix[0] == doctest::Approx(value).epsilon(1e-13));
+  }
+}
+
 TEST_CASE("adamw: decay is decoupled and spares parameters without it") {
   two_parameters<double> model;
   adamw<double> optimizer({.weight_decay = 0.5});

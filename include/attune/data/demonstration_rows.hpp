@@ -19,6 +19,14 @@ struct demonstration_text {
   std::string completion;
 };
 
+/// The dialogue that a row with "instruction" (and, not empty, "input") asks in; the answer is not read.
+[[nodiscard]] inline std::string instruction_prompt(jsonl_row const& row) {
+  std::string prompt(human_turn);
+  prompt.append(" ").append(row.text("instruction"));
+  if (row.has("input") && !row.text("input").empty()) prompt.append("\n\n").append(row.text("input"));
+  return prompt.append(assistant_turn);
+}
+
 /// How a file spells its demonstrations; the first row decides for all, and a row that differs is a data_error.
 ///
 ///   {"prompt": text, "completion": text}                      taken as they are
@@ -70,11 +78,7 @@ struct demonstration_format {
   }
 
   demonstration_text from_instruction(jsonl_row const& row) const {
-    std::string prompt(human_turn);
-    prompt.append(" ").append(row.text("instruction"));
-    if (row.has("input") && !row.text("input").empty()) prompt.append("\n\n").append(row.text("input"));
-    prompt.append(assistant_turn);
-    return {0, std::move(prompt), ' ' + not_empty(row, row.text(answer))};
+    return {0, instruction_prompt(row), ' ' + not_empty(row, row.text(answer))};
   }
 
   demonstration_text from_messages(jsonl_row const& row) const {

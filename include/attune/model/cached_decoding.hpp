@@ -19,11 +19,12 @@
 
 /// Token-by-token generation with a key/value cache.
 ///
-/// Prompts are read by one packed forward pass per wave; then every group of `group_size` sequences decodes to its end
-/// as one task, all layers of a step at a time, dropping sequences as they finish. Rows are padded to
-/// gemm_row_multiple, so a sequence's logits, and with counter-based random numbers its sample, are the same bits
-/// whatever it shares a batch with and however many threads run. Buffers are kept and reused: a call like one before it
-/// allocates nothing but Eigen's packing buffers.
+/// Prompts are read by one packed forward pass per wave; then the wave is dealt out to the threads in groups, and every
+/// group decodes to its end as one task, all layers of a step at a time, dropping sequences as they finish: the larger a
+/// group, the more often a weight that was fetched and packed is used. Rows are padded to gemm_row_multiple, so a
+/// sequence's logits, and with counter-based random numbers its sample, are the same bits whatever it shares a group with
+/// and however many threads run. Buffers are kept and reused: a call like one before it allocates nothing but Eigen's
+/// packing buffers.
 namespace attune {
 
 template <class T>
@@ -47,9 +48,11 @@ class cached_decoding {
     for (std::size_t first = 0; first < prompts.size(); first += wave_size) {
       std::size_t const count = (std::min)(wave_size, prompts.size() - first);
       read_prompts(trunk, prompts, first, count, options);
+      std::size_t const threads = trunk.pool() ? trunk.pool()->threads() : 1;
+      std::size_t const group_size = (std::max)(smallest_group, padded_rows((count + threads - 1) / threads));
       std::size_t const groups = (count + group_size - 1) / group_size;
-      workers_.resize(trunk.pool() ? trunk.pool()->threads() : 1);
-      for (scratch& w : workers_) prepare(w, trunk);  // here, since which worker meets which group is chance
+      workers_.resize(threads);
+      for (scratch& w : workers_) prepare(w, trunk, group_size);  // here, since which worker meets which group is chance
       trunk.run(groups, [&](std::size_t group, std::size_t worker) {
         std::size_t const from = group * group_size;
         decode_group(trunk, output, temperature, prompts, first, from, (std::min)(group_size, count - from), options,
@@ -72,7 +75,7 @@ class cached_decoding {
 
  private:
   static constexpr std::size_t wave_size = 64;
-  static constexpr std::size_t group_size = 8;
+  static constexpr std::size_t smallest_group = 8;
 
   struct scratch {
     aligned_buffer<T> x, normed, qkv, attended, gate_up, h, logits, scale, scores;
@@ -113,9 +116,9 @@ class cached_decoding {
     }
   }
 
-  void prepare(scratch& w, decoder_trunk<T> const& trunk) const {
+  void prepare(scratch& w, decoder_trunk<T> const& trunk, std::size_t group_size) const {
     decoder_options const& o = trunk.options();
-    std::size_t constexpr most_rows = padded_rows(group_size);
+    std::size_t const most_rows = padded_rows(group_size);
     for (aligned_buffer<T>* m : {&w.x, &w.normed, &w.attended}) m->resize(most_rows * o.dim);
     w.qkv.resize(most_rows * trunk.qkv_width());
     w.gate_up.resize(most_rows * 2 * o.hidden);

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <attune/concepts/reward_model.hpp>
@@ -24,6 +28,16 @@ enum class score_pooling {
   root_sum,  ///< the same, summed and divided by the root of their number: between the sum, which the longest response
              ///< dominates, and the mean, which forgets how much evidence it averaged
 };
+
+/// Their names in files and on command lines.
+inline constexpr std::array<std::pair<std::string_view, score_pooling>, 3> score_pooling_names{
+    {{"last", score_pooling::last}, {"mean", score_pooling::mean}, {"root_sum", score_pooling::root_sum}}};
+
+[[nodiscard]] inline std::optional<score_pooling> score_pooling_of(std::string_view name) noexcept {
+  for (auto const& [known, pooling] : score_pooling_names)
+    if (known == name) return pooling;
+  return {};
+}
 
 /// A reward model: a decoder's trunk and one output, score = w . h, without a bias (Bradley-Terry cannot see one).
 /// TrainableRewardModel. Errors, determinism and memory are those of decoder_trunk.

@@ -20,11 +20,19 @@
 
 namespace attune {
 
+/// Where epsilon meets the bias correction.
+enum class adam_flavour {
+  pytorch,      ///< after it: m' / (sqrt(v') + epsilon), both corrected, as in the paper
+  tensorflow1,  ///< before it: epsilon is not corrected, so early steps are smaller. The 2019 PPO for language models
+                ///< needs it to be reproduced (Huang et al. 2024, detail on Adam)
+};
+
 struct adamw_options {
   double beta1 = 0.9;         ///< memory of the mean gradient; [0, 1)
   double beta2 = 0.999;       ///< memory of the mean squared gradient; [0, 1)
   double epsilon = 1e-8;      ///< added to the root of the squared gradient; > 0
   double weight_decay = 0.0;  ///< decoupled, scaled by the learning rate, where parameter.decay is set; >= 0
+  adam_flavour flavour = adam_flavour::pytorch;
 };
 
 inline void validate(adamw_options const& o) {
@@ -114,6 +122,7 @@ class adamw {
   void describe(checksum64& sum) const noexcept {
     sum.update("adamw").update_number(options_.beta1).update_number(options_.beta2);
     sum.update_number(options_.epsilon).update_number(options_.weight_decay);
+    sum.update_number(static_cast<std::uint64_t>(options_.flavour));
   }
 
   adamw_options const& options() const noexcept { return options_; }
@@ -141,11 +150,13 @@ class adamw {
 
   adamw_update<moment> folded(double learning_rate, double gradient_scale, bool decay) const {
     double const t = static_cast<double>(steps_);
+    double const second = std::sqrt(1.0 - std::pow(options_.beta2, t));
+    bool const corrected = options_.flavour == adam_flavour::pytorch;  // epsilon, with the root
     return {.beta1 = static_cast<moment>(options_.beta1),
             .beta2 = static_cast<moment>(options_.beta2),
             .epsilon = static_cast<moment>(options_.epsilon),
-            .step_size = static_cast<moment>(learning_rate / (1.0 - std::pow(options_.beta1, t))),
-            .second_scale = static_cast<moment>(1.0 / std::sqrt(1.0 - std::pow(options_.beta2, t))),
+            .step_size = static_cast<moment>(learning_rate / (1.0 - std::pow(options_.beta1, t)) * (corrected ? 1.0 : second)),
+            .second_scale = static_cast<moment>(corrected ? 1.0 / second : 1.0),
             .decay = static_cast<moment>(decay ? 1.0 - learning_rate * options_.weight_decay : 1.0),
             .gradient_scale = static_cast<moment>(gradient_scale)};
   }

@@ -15,9 +15,11 @@
 #include <string_view>
 #include <vector>
 
-/// The legacy llama2.c formats (version 0): a weights file and its tokenizer. They live with the tests because nothing
-/// new is written in them; the one model that matters to us, stories260K, is.
-namespace attune::test {
+/// The legacy llama2.c formats (version 0): a weights file and its tokenizer. They live with the program that reads them
+/// because nothing new is written in them; one model that matters, stories260K, is.
+namespace stories {
+
+using namespace attune;
 
 inline std::string read_whole_file(std::string const& path) {
   std::ifstream file(path, std::ios::binary);
@@ -138,4 +140,4 @@ class llama2c_tokenizer {
   std::vector<token_id> merged_;  // (vocabulary, vocabulary), -1 where two pieces make none
 };
 
-}  // namespace attune::test
+}  // namespace stories

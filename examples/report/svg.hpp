@@ -12,7 +12,7 @@
 
 /// Three kinds of chart as inline SVG. Colours are classes (s0, s1, s2 ...) that the page's style sheet gives a value,
 /// so a chart follows a light or dark page.
-namespace recipe {
+namespace report {
 
 inline std::string number_text(double value, int digits = 3) {
   char text[64];
@@ -94,6 +94,11 @@ class plot {
     body_ += "<rect class=\"bar s" + std::to_string(colour) + "\" x=\"" + place(across(x0)) + "\" y=\"" + place(up(y)) +
              "\" width=\"" + place(across(x1) - across(x0)) + "\" height=\"" + place(up(y_low_) - up(y)) + "\"><title>" +
              escaped(tip) + "</title></rect>\n";
+  }
+
+  void point(double x, double y, double radius, std::size_t colour, std::string_view tip) {
+    body_ += "<circle class=\"s" + std::to_string(colour) + "\" cx=\"" + place(across(x)) + "\" cy=\"" + place(up(y)) +
+             "\" r=\"" + place(radius) + "\"><title>" + escaped(tip) + "</title></circle>\n";
   }
 
   void line(double x0, double y0, double x1, double y1, std::string_view style) {
@@ -214,4 +219,4 @@ inline std::string bar_chart(chart_labels const& labels, std::vector<std::string
   return p.finish();
 }
 
-}  // namespace recipe
+}  // namespace report

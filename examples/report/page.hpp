@@ -8,13 +8,13 @@
 #include "svg.hpp"
 
 /// The frame of a report: one HTML file that needs nothing else, no script, no font, no network.
-namespace recipe {
+namespace report {
 
 inline constexpr std::string_view page_style = R"(
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #22252a; --soft: #6a6f78; --rule: #e2dfd9;
-  --c0: #8b95a5; --c1: #3f78c9; --c2: #e08a3c; --c3: #4b9f6e; --good: #2f7d4f; --bad: #b4433a; --good-bg: #e6f3ea; --bad-bg: #f9e6e3; }
+  --c0: #8b95a5; --c1: #3f78c9; --c2: #e08a3c; --c3: #4b9f6e; --c4: #a2579f; --good: #2f7d4f; --bad: #b4433a; --good-bg: #e6f3ea; --bad-bg: #f9e6e3; }
 @media (prefers-color-scheme: dark) { :root { --paper: #17191d; --card: #1f2227; --ink: #e6e4df; --soft: #9aa0aa; --rule: #34383f;
-  --c0: #8b95a5; --c1: #6c9fe6; --c2: #eba261; --c3: #70bd90; --good: #8fd3a8; --bad: #ee9a90; --good-bg: #20372a; --bad-bg: #432624; } }
+  --c0: #8b95a5; --c1: #6c9fe6; --c2: #eba261; --c3: #70bd90; --c4: #c98ac6; --good: #8fd3a8; --bad: #ee9a90; --good-bg: #20372a; --bad-bg: #432624; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1200px; padding: 40px 24px 64px; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -33,8 +33,8 @@ svg .title { font-size: 14px; font-weight: 600; fill: var(--ink); } svg .label, 
 svg .value { font-size: 9px; fill: var(--soft); } svg .grid { stroke: var(--rule); } svg .axis { stroke: var(--soft); }
 svg .zero { stroke: var(--soft); stroke-dasharray: 3 3; } svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 svg .bar { fill-opacity: 0.72; }
-svg .s0 { fill: var(--c0); } svg .s1 { fill: var(--c1); } svg .s2 { fill: var(--c2); } svg .s3 { fill: var(--c3); }
-svg .l0 { stroke: var(--c0); } svg .l1 { stroke: var(--c1); } svg .l2 { stroke: var(--c2); } svg .l3 { stroke: var(--c3); }
+svg .s0 { fill: var(--c0); } svg .s1 { fill: var(--c1); } svg .s2 { fill: var(--c2); } svg .s3 { fill: var(--c3); } svg .s4 { fill: var(--c4); }
+svg .l0 { stroke: var(--c0); } svg .l1 { stroke: var(--c1); } svg .l2 { stroke: var(--c2); } svg .l3 { stroke: var(--c3); } svg .l4 { stroke: var(--c4); }
 )";
 
 struct table_row {
@@ -70,4 +70,4 @@ inline std::string html_grid(std::vector<std::string> const& charts) {
   return out + "</div>\n";
 }
 
-}  // namespace recipe
+}  // namespace report
