@@ -175,6 +175,24 @@ TEST_CASE_TEMPLATE("eigen: entropies and their gradient are PyTorch's, as are th
   }
 }
 
+TEST_CASE_TEMPLATE("eigen: logits further apart than their type can tell have entropy 0 and a gradient without it", B,
+                   eigen_backend<float>, eigen_backend<double>, reference_backend<float>, reference_backend<double>) {
+  using T = typename B::scalar;
+  B const backend;
+  T const huge = std::numeric_limits<T>::max() * T(0.9);
+  std::vector<T> const logits{huge, -huge, T(0)}, slopes{T(0.5)}, entropy_slopes{T(2)};
+  for (token_id const target : {1, 2}) {
+    std::vector<T> logp(1), normalizer(1), entropy(1), gradient(3), expected{T(-0.5), T(0), T(0)};
+    expected[static_cast<std::size_t>(target)] = T(0.5);
+    auto const row = as_matrix(logits.data(), 1, 3);
+    backend.token_logps(row, {&target, 1}, {logp, normalizer, {}, entropy});
+    backend.token_logps_adjoint(row, {&target, 1}, normalizer, {slopes, {}, entropy, entropy_slopes},
+                                as_matrix(gradient.data(), 1, 3));
+    CHECK(entropy[0] == T(0));
+    CHECK(gradient == expected);
+  }
+}
+
 TEST_CASE_TEMPLATE("eigen: the linear head agrees with the reference", T, float, double) {
   for (std::size_t const v : {1u, 3u, 50u, 400u, 1000u})
     for (std::size_t const d : {1u, 8u, 33u}) {

@@ -88,7 +88,6 @@ template <class T>
   using group = lane_group<T>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
-  if (s.log_sum != s.log_sum) return s.log_sum;
   T const maximum = static_cast<T>(s.maximum);
   double sum = 0.0;
   for (std::size_t first = 0; first < count; first += softmax_block) {
