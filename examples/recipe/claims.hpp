@@ -80,7 +80,7 @@ inline std::vector<claim> check_claims(world_figures const& f, attune::decoder<f
     auto const of_a_response = [](arm_figures const& arm) { return arm.training.flops / static_cast<double>(arm.responses); };
     double const compute = of_a_response(*ppo) / of_a_response(*dpo);
     claims.push_back({"ppo_compute", "PPO costs several times more than DPO",
-                      number_text(compute) + " times DPO's FLOPs for every response trained on", compute, compute >= 2.0});
+                      number_text(compute) + " times DPO's FLOPs for every response learnt from", compute, compute >= 2.0});
     claims.push_back({"ppo_models", "PPO holds several models",
                       std::to_string(ppo->model_copies) + " models (policy, reference, reward, critic); DPO holds " + std::to_string(dpo->model_copies),
                       static_cast<double>(ppo->model_copies), ppo->model_copies >= 3 && dpo->model_copies == 1});

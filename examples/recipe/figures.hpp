@@ -35,7 +35,7 @@ struct arm_figures {
   double win_rate_vs_sft = 0.5;    ///< share of prompts on which it beats SFT's response by the known truth; a tie is half
   double phrasings = 0.0;          ///< ways of being polite (or rude) in use: exp of their entropy over answers
   std::size_t model_copies = 1;    ///< held in memory while it was trained
-  std::size_t responses = 0;       ///< that it was trained on, a response of every epoch counted
+  std::size_t responses = 0;       ///< read from the data or, by PPO, drawn; passes over a rollout do not count again
   costs training;
 };
 

@@ -70,7 +70,7 @@ class ppo_update {
     order_.resize(responses);
     for (std::size_t epoch = 0; epoch < options_.num_ppo_epochs; ++epoch) {
       std::iota(order_.begin(), order_.end(), std::size_t{0});
-      // Streams of the rollouts' responses count up from 0, these down from the last.
+      // These random streams count down from the last; rollout_collector says who has the others.
       shuffle(order_, random_stream(options_.loop.seed, ~(update * options_.num_ppo_epochs + epoch)));
       for (std::size_t i = 0; i < mini_batches; ++i) {
         std::size_t const first = responses * i / mini_batches, last = responses * (i + 1) / mini_batches;
