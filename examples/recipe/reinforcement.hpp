@@ -31,8 +31,7 @@ struct reinforcement_options {
 /// Mean and deviation of the reward over the SFT model's own responses.
 inline attune::reward_statistics reward_scale(attune::decoder<float>& sft, attune::scalar_head<float>& reward, lexicon const& words,
                                               attune::preference_data const& prompts, reinforcement_options const& o, std::uint64_t seed) {
-  auto const model = [&](attune::sequences_view s, std::span<double> scores) { reward(s, scores); };
-  return attune::measure_reward(sft, model, prompts, o.scale_responses,
+  return attune::measure_reward(sft, reward, prompts, o.scale_responses,
                                 {.max_new_tokens = o.longest_response, .stop_tokens = {words.id(end_mark)}, .seed = seed + 1});
 }
 

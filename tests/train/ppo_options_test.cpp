@@ -59,6 +59,8 @@ TEST_CASE("ppo options: each bad one is refused by its name and value") {
       {[](auto& o) { o.ppo.cliprange = 0.0; }, "ppo_options.cliprange in (0, 1], got 0"},
       {[](auto& o) { o.ppo.kl_loss_coef = 0.1; },
        "ppo_options.kl_loss_coef == 0: kl_options.kl_coef with placement loss says it, got 0.1"},
+      {[](auto& o) { o.ppo.kl_loss_estimator = kl_estimator::k3; },
+       "ppo_options.kl_loss_estimator as it is by default: kl_options.estimator with placement loss says it"},
       {[](auto& o) { o.value.cliprange_value = -1.0; }, "value_loss_options.cliprange_value >= 0 and finite, got -1"},
       {[](auto& o) { o.gae.lam = 2.0; }, "gae_options.lam in [0, 1], got 2"},
       {[](auto& o) { o.rollout.num_generations = 0; }, "rollout_options.num_generations >= 1, got 0"},

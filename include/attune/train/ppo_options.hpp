@@ -90,6 +90,8 @@ inline void validate(ppo_trainer_options const& o) {
           "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data");
   expects(o.ppo.kl_loss_coef == 0.0, "ppo_options.kl_loss_coef == 0: kl_options.kl_coef with placement loss says it",
           o.ppo.kl_loss_coef);
+  expects(o.ppo.kl_loss_estimator == ppo_options{}.kl_loss_estimator,
+          "ppo_options.kl_loss_estimator as it is by default: kl_options.estimator with placement loss says it");
   rollout_options const& r = o.rollout;
   expects(r.num_generations >= 1, "rollout_options.num_generations >= 1", r.num_generations);
   expects(r.max_new_tokens >= 1, "rollout_options.max_new_tokens >= 1", r.max_new_tokens);
