@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 
-#include <attune/objective/dpo.hpp>
+#include <attune/objective/pairwise/dpo.hpp>
 
 namespace theirs {
 

@@ -22,7 +22,7 @@
 #include <attune/core/atomic_file.hpp>
 #include <attune/model/frozen.hpp>
 #include <attune/model/tabular.hpp>
-#include <attune/objective/dpo.hpp>
+#include <attune/objective/pairwise/dpo.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/train/adamw.hpp>
 #include <attune/train/ppo_trainer.hpp>

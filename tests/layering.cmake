@@ -53,6 +53,7 @@ foreach(header IN LISTS headers)
   if(header STREQUAL "attune.hpp")
     set(folder attune)
   endif()
+  string(REGEX REPLACE "^objective/(pairwise|unpaired)$" "objective" folder "${folder}")  # families, each in one room
   if(NOT DEFINED may_${folder})
     problem(1 "the folder \"${folder}\" has no place in the architecture")
     continue()

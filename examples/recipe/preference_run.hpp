@@ -210,7 +210,7 @@ class preference_run {
     attune::adamw<float> adamw = optimizer();
     attune::dpo_trainer trainer{
         policy, reference, adamw,
-        attune::dpo_trainer_options{.loop = loop_of(options_.dpo, pairs.size(), options_.seed, options_.checkpoints, "dpo"), .dpo = {.beta = options_.beta}}};
+        attune::dpo_trainer_options{.loop = loop_of(options_.dpo, pairs.size(), options_.seed, options_.checkpoints, "dpo"), .losses = attune::dpo_options{.beta = options_.beta}}};
     judge_figures judge = fit("dpo", "DPO", trainer, pairs, held_out);
     judge.training = meter.read(policy.flops());
     attune::implicit_reward reward(policy, sft, options_.beta);

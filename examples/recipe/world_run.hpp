@@ -35,7 +35,8 @@ struct world_options {
   stage_options dpo{.learning_rate = 3e-4, .batch_size = 64};
   /// DPO alone may let the probability of both responses fall, and the mass goes to responses nobody ever wrote; the
   /// labels are noisy on top of it. A share of likelihood of the chosen response and conservative labels stop both.
-  attune::dpo_options preference{.beta = 0.25, .label_smoothing = 0.1, .rpo_alpha = 0.1};
+  attune::pair_loss_sum preference{{attune::dpo_options{.beta = 0.25, .label_smoothing = 0.1}, 1.0},
+                                   {attune::sft_term_options{attune::sft_normalization::sequence}, 0.1}};
   reinforcement_options ppo{};
   std::size_t held_out_pairs = 1000;  ///< that the reward model is judged on
   std::size_t pairs_of_memory_test = 64;  ///< per step, when what training SFT and DPO holds in memory is compared
@@ -190,7 +191,7 @@ class world_run {
     attune::adamw<float> adamw = optimizer();
     attune::dpo_trainer trainer{policy, reference, adamw,
                                 attune::dpo_trainer_options{.loop = loop_of(options_.dpo, pairs.size(), options_.seed, options_.checkpoints, "dpo"),
-                                                            .dpo = options_.preference}};
+                                                            .losses = options_.preference}};
     trainer.fit(pairs, sink);
     figures_.loss_curves.push_back(sink.loss("DPO"));
     figures_.accuracy_curves.push_back(sink.accuracy("DPO", 2));

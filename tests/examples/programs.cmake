@@ -202,7 +202,14 @@ refused("expected decoder_options.dim a multiple of 2 \\* heads, got 128"
 refused("excludes" ${sft} --model sft/model.safetensors)
 refused("dpo: expected dpo_options.beta > 0 and finite, got 0" ${dpo} --beta 0)
 refused("dpo_options.label_smoothing in \\[0, 0.5\\) \\(robust\\), got 0.5"
-        ${dpo} --loss-type robust --label-smoothing 0.5)
+        ${dpo} --loss robust --label-smoothing 0.5)
+refused("no loss is called \"sigmoidal\"; names: sigmoid robust hinge" ${dpo} --loss sigmoidal)
+refused("\"0\" is no weight above 0, in \"sft:0\"" ${dpo} --loss sigmoid,sft:0)
+refused("--label-smoothing: no loss in --loss hinge has it" ${dpo} --loss hinge --label-smoothing 0.1)
+refused("an f-divergence has no effect on the loss nca_pair" ${dpo} --loss nca_pair --f-divergence forward_kl)
+refused("--f-alpha: only with --f-divergence alpha_divergence" ${dpo} --f-alpha 0.3)
+refused("reference_free only with a loss that has a reference" ${dpo} --loss simpo --reference-free)
+refused("ld_alpha in \[0, 1\], got 2" ${dpo} --ld-alpha 2)
 refused("expected --max-length at most the model's window, got 65" ${dpo} --max-length 65)
 
 set(ppo "${PPO}" ${short} --prompts pairs.jsonl --output refused)

@@ -73,7 +73,7 @@ TEST_CASE("dpo trainer: it reaches the closed-form optimum pi_ref exp(r / beta) 
   dpo_trainer trainer{policy, reference, optimizer,
                       {.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::cosine, .max_steps = 1200,
                                 .batch_size = pairs.size(), .max_grad_norm = 100.0, .logging_steps = 400},
-                       .dpo = {.beta = beta}}};
+                       .losses = dpo_options{.beta = beta}}};
   auto const summary = trainer.fit(pairs);
   CHECK(summary.last_loss < summary.first_loss);
   for (token_id prompt = 0; prompt < 2; ++prompt) {
@@ -173,7 +173,7 @@ TEST_CASE("dpo trainer: the metrics are TRL's, by their definitions") {
   adamw<double> optimizer;
   dpo_trainer trainer{policy, reference, optimizer,
                       {.loop = {.max_steps = 1, .batch_size = 11, .micro_batch_tokens = 30},
-                       .dpo = {.beta = beta, .rpo_alpha = 0.2},
+                       .losses = {{dpo_options{.beta = beta}, 1.0}, {sft_term_options{sft_normalization::sequence}, 0.2}},
                        .require_reference_equals_policy = false}};
   named_values logged;
   trainer.fit(pairs, [&](report const& r) {
@@ -198,7 +198,7 @@ TEST_CASE("dpo trainer: a reference that is not the policy is refused with the p
   } catch (contract_violation const& e) {
     why = e.what();
   }
-  CHECK(why.find("does not start at ln 2: pair ") != std::string::npos);
+  CHECK(why.find("would not start at ln 2: pair ") != std::string::npos);
   CHECK(why.find("require_reference_equals_policy = false") != std::string::npos);
   CHECK(values(policy) == before);
   CHECK_NOTHROW(fit(false));
@@ -254,8 +254,8 @@ TEST_CASE("dpo trainer: bad options are refused at construction") {
   frozen const reference{policy};
   adamw<float> optimizer;
   auto const make = [&](dpo_trainer_options o) { dpo_trainer(policy, reference, optimizer, o); };
-  CHECK_THROWS_AS(make({.dpo = {.beta = 0.0}}), contract_violation);
-  CHECK_THROWS_AS(make({.dpo = {.label_smoothing = 0.7}}), contract_violation);
+  CHECK_THROWS_AS(make({.losses = dpo_options{.beta = 0.0}}), contract_violation);
+  CHECK_THROWS_AS(make({.losses = dpo_options{.label_smoothing = 0.7}}), contract_violation);
   CHECK_THROWS_AS(make({.loop = {.batch_size = 0}}), contract_violation);
 }
 
@@ -268,4 +268,62 @@ TEST_CASE("dpo trainer: equal chosen and rejected teach nothing and harm nothing
   auto const summary = trainer.fit(test::pair_list{{{{0}, {1, 2}, {1, 2}}}});
   CHECK(summary.last_loss == doctest::Approx(std::numbers::ln2));
   CHECK(values(policy) == before);
+}
+
+TEST_CASE("dpo trainer: a loss with a reference needs one, and one without refuses to ignore it") {
+  auto policy = test::random_tabular<float>({.vocabulary = 6}, 1);
+  frozen const reference{policy};
+  no_reference const none;
+  adamw<float> optimizer;
+  auto const pairs = test::random_pairs(8, 6, 2);
+  auto const fit = [&](auto const& r, pair_loss_sum losses) {
+    dpo_trainer trainer{policy, r, optimizer, dpo_trainer_options{.loop = {.max_steps = 1}, .losses = std::move(losses)}};
+    trainer.fit(pairs);
+  };
+  CHECK_THROWS_WITH_AS(fit(none, hinge_options{}), doctest::Contains("a reference: dpo_trainer_options.losses has one"),
+                       contract_violation);
+  CHECK_THROWS_WITH_AS(fit(reference, simpo_options{}), doctest::Contains("no loss of dpo_trainer_options.losses would read"),
+                       contract_violation);
+  CHECK_NOTHROW(fit(none, simpo_options{}));
+  CHECK_NOTHROW(fit(reference, {{ipo_options{}, 1.0}, {sft_term_options{}, 0.1}}));
+}
+
+TEST_CASE("dpo trainer: every pairwise loss lowers itself, and how a step is cut changes rounding alone") {
+  auto const pairs = test::random_pairs(24, 6, 2);
+  for (named_pair_loss const& one : named_pair_losses()) {
+    CAPTURE(one.name);
+    bool const sorts = std::holds_alternative<aot_options>(one.loss);
+    auto const fit = [&](auto const& make_reference, std::size_t micro_batch_tokens, double& first, double& last) {
+      auto policy = test::random_tabular<double>({.vocabulary = 6}, 1);
+      auto const reference = make_reference(policy);
+      adamw<double> optimizer;
+      dpo_trainer trainer{policy, reference, optimizer,
+                          dpo_trainer_options{.loop = {.learning_rate = 1e-2, .max_steps = 6, .batch_size = 24,
+                                                       .micro_batch_tokens = micro_batch_tokens},
+                                              .losses = {{one.loss, 1.0}}, .ld_alpha = 0.7}};
+      auto const summary = trainer.fit(pairs);
+      first = summary.first_loss;
+      last = summary.last_loss;
+      return values(policy);
+    };
+    auto const both = [&](auto const& make_reference) {
+      double first = 0.0, last = 0.0, again = 0.0;
+      auto const whole = fit(make_reference, 0, first, last);
+      CHECK(last < first);
+      if (sorts) {
+        CHECK_THROWS_WITH_AS(fit(make_reference, 40, first, last), doctest::Contains("the pairs of a step in one batch"),
+                             contract_violation);
+        return;
+      }
+      auto const cut = fit(make_reference, 40, first, again);
+      CHECK(again == doctest::Approx(last).epsilon(1e-12));
+      for (std::size_t i = 0; i < whole.size(); ++i) CHECK(cut[i] == doctest::Approx(whole[i]).epsilon(1e-9));
+    };
+    if (inputs_of({.losses = {{one.loss, 1.0}}}).reference) {
+      both([](auto& policy) { return frozen(policy); });
+      both([&](auto& policy) { return cached_reference("", policy, pairs); });
+    } else {
+      both([](auto&) { return no_reference{}; });
+    }
+  }
 }

@@ -55,7 +55,7 @@ void run_dpo(std::string const& folder) {
   auto const pairs = test::random_pairs(50, 7, 3);
   adamw<float> optimizer;
   reference_cache const cache = cached_reference(folder + ".reference", policy, pairs);
-  dpo_trainer trainer{policy, cache, optimizer, {.loop = options(folder), .dpo = {.beta = 0.2}}};
+  dpo_trainer trainer{policy, cache, optimizer, {.loop = options(folder), .losses = dpo_options{.beta = 0.2}}};
   trainer.fit(pairs);
 }
 

@@ -37,6 +37,22 @@ template <class T>
   }
 }
 
+/// e^x - 1, accurate for small x; also for complex numbers, which std::expm1 leaves out.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T exp_minus_one(T x) noexcept {
+  using std::expm1;
+  if constexpr (requires { expm1(x); }) {
+    return expm1(x);
+  } else {
+    using std::exp;
+    using std::sin;
+    auto const half = sin(x.imag() / 2);  // cos b - 1 = -2 sin^2(b / 2)
+    auto const cosine_less_one = -2 * half * half;
+    auto const real = expm1(x.real());
+    return T(real + real * cosine_less_one + cosine_less_one, exp(x.real()) * sin(x.imag()));
+  }
+}
+
 /// 1 / (1 + e^-x).
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE T sigmoid(T x) noexcept {
@@ -60,13 +76,12 @@ template <class T>
 }
 
 /// log(1 - e^x) for x <= 0: the log-probability of "not", from that of "yes". -inf at 0, NaN above. Maechler 2012,
-/// "Accurately computing log(1 - exp(-|a|))", eq. 7: expm1 next to 0, log1p further down. Real and dual numbers.
+/// "Accurately computing log(1 - exp(-|a|))", eq. 7: expm1 next to 0, log1p further down.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE T log1mexp(T x) noexcept {
   using std::exp;
-  using std::expm1;
   using std::log;
-  if (real_part(x) > -0.6931471805599453) return log(-expm1(x));
+  if (real_part(x) > -0.6931471805599453) return log(-exp_minus_one(x));
   return log_one_plus(-exp(x));
 }
 

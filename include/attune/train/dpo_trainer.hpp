@@ -16,8 +16,8 @@
 #include <attune/concepts/dataset.hpp>
 #include <attune/concepts/policy.hpp>
 #include <attune/core/model_fingerprint.hpp>
-#include <attune/objective/dpo.hpp>
-#include <attune/objective/sequence_sums.hpp>
+#include <attune/objective/pairwise/ld_dpo.hpp>
+#include <attune/objective/pairwise/preference_loss.hpp>
 #include <attune/train/loop.hpp>
 #include <attune/train/reference_cache.hpp>
 #include <attune/train/trainer.hpp>
@@ -26,23 +26,29 @@ namespace attune {
 
 struct dpo_trainer_options {
   loop_options loop = {.learning_rate = 1e-6};  ///< TRL's learning rate for language models
-  dpo_options dpo = {};
-  /// Refuse to start unless policy and reference agree on the first step, where the loss must be ln 2. false: the
+  pair_loss_sum losses = dpo_options{};         ///< any of the pairwise losses, or a weighted sum of some
+  pair_ratios ratios = {};
+  double ld_alpha = 1.0;  ///< weight of the tokens by which one response is longer than the other; [0, 1]; see ld_dpo.hpp
+  /// Refuse to start unless policy and reference agree on the first step, where DPO's loss must be ln 2. false: the
   /// reference is another model on purpose.
   bool require_reference_equals_policy = true;
 };
 
+/// In the place of a reference, for losses that have none (SimPO, ORPO, CPO, ...).
+struct no_reference {};
+
 /// What DPO can take its reference log-probabilities from: a model, or numbers computed before.
 template <class R>
-concept PairReference = ReferencePolicy<R> || std::same_as<R, reference_cache>;
+concept PairReference = ReferencePolicy<R> || std::same_as<R, reference_cache> || std::same_as<R, no_reference>;
 
-/// DPO as a stage of the training loop.
+/// Pairwise preference losses as a stage of the training loop.
 ///
 /// Metrics, over the pairs since the last report, in TRL's definitions: rewards/chosen and rewards/rejected (means of
-/// beta * log-ratio), rewards/accuracies (share with chosen strictly above rejected: 0 at the first step, where all are
-/// equal), rewards/margins, logps/chosen and logps/rejected (means of log pi of whole responses). That logps/chosen
-/// falls while the margin grows is DPO's known habit, not a defect of the run. With rpo_alpha > 0 also nll_loss, the mean
-/// over pairs of -log pi(chosen) per token.
+/// beta * log-ratio, whatever the loss; of beta * log-probability without a reference; beta is that of the first loss that
+/// has one), rewards/accuracies (share with chosen strictly above rejected: 0 at the first step, where all are equal),
+/// rewards/margins, logps/chosen and logps/rejected (means of log pi of whole responses). That logps/chosen falls while the
+/// margin grows is DPO's known habit, not a defect of the run. nll_loss, where the loss has a likelihood term (sft, CPO,
+/// ORPO): the mean over pairs of -log pi(chosen) per token.
 template <Policy P, PairReference R>
 class dpo_stage {
  public:
@@ -53,9 +59,19 @@ class dpo_stage {
                                                                 "rewards/margins", "logps/chosen",     "logps/rejected",
                                                                 "nll_loss"};
 
-  dpo_stage(P& policy, R const& reference, dpo_options options, bool require_equal)
-      : policy_(policy), reference_(reference), options_(options), require_equal_(require_equal) {
-    validate(options_);
+  dpo_stage(P& policy, R const& reference, dpo_trainer_options const& options)
+      : policy_(policy),
+        reference_(reference),
+        loss_({.losses = options.losses, .ratios = options.ratios}),
+        ld_alpha_(options.ld_alpha),
+        reward_scale_(reward_scale(loss_.options())),
+        require_equal_(options.require_reference_equals_policy) {
+    validate_ld_alpha(ld_alpha_);
+    bool const reads_reference = loss_.inputs().reference;
+    if constexpr (std::same_as<R, no_reference>)
+      expects(!reads_reference, "a reference: dpo_trainer_options.losses has one that compares with it");
+    else
+      expects(reads_reference, "no_reference: no loss of dpo_trainer_options.losses would read the one that was given");
   }
 
   /// Binds the reference's numbers to the datasets of a run; a cache that has others throws and names both.
@@ -68,7 +84,8 @@ class dpo_stage {
   }
 
   void begin_step(step_batches const& step, bool first) {
-    pairs_of_step_ = step.examples();
+    totals_of_step_ = {.pairs = step.examples(), .chosen_tokens = 0};
+    for (std::size_t i = 0; i < step.size(); ++i) totals_of_step_.chosen_tokens += chosen_tokens_of(step[i].sequences);
     check_equal_ = first && require_equal_;
   }
 
@@ -81,12 +98,12 @@ class dpo_stage {
       if (!take(batch, logps, outcome)) return;
       if (check_equal_) expects_equal(batch);
       measure();
-      outcome.loss = loss(pairs_of_step_);
+      outcome.loss = loss(totals_of_step_);
       for (std::size_t i = 0; i < chosen_.size(); ++i) {
         sums_[2 * i] = chosen_[i];
         sums_[2 * i + 1] = rejected_[i];
       }
-      broadcast_slopes<scalar>(sums_, batch.sequences, slopes);
+      broadcast_desensitized<scalar>(sums_, batch.sequences, ld_alpha_, slopes);
     };
     policy_.accumulate_gradient(batch.sequences, ask);
     expects(asked == 1, "the policy to call ask exactly once per accumulate_gradient", asked);
@@ -101,7 +118,7 @@ class dpo_stage {
     if (!take(batch, logps_, outcome)) return outcome;
     measure();
     outcome.weight = static_cast<double>(batch.examples.size());
-    outcome.loss = loss(batch.examples.size());
+    outcome.loss = loss({});
     return outcome;
   }
 
@@ -111,30 +128,36 @@ class dpo_stage {
   }
 
   void describe(checksum64& sum) const {
-    sum.update_number(options_.beta).update_number(options_.label_smoothing).update_number(options_.rpo_alpha);
-    sum.update_number(static_cast<std::uint64_t>(options_.smoothing));
+    attune::describe(loss_.options(), sum);
+    sum.update_number(ld_alpha_);
     if constexpr (std::same_as<R, reference_cache>) sum.update_number(reference_.model());
     else if constexpr (requires { reference_.fingerprint(); }) sum.update_number(model_fingerprint(reference_));
   }
 
  private:
-  // The reference's sums for the batch.
+  static std::size_t chosen_tokens_of(sequences_view pairs) noexcept {
+    std::size_t tokens = 0;
+    for (std::size_t b = 0; b < pairs.size(); b += 2) tokens += completion_tokens(pairs.sequence_mask(b));
+    return tokens;
+  }
+
+  // The reference's sums for the batch; all 0 without one, so that ratios are the policy's log-probabilities.
   void refer(micro_batch const& batch, std::span<reference_sums const> cached) {
     std::size_t const pairs = batch.examples.size();
-    ref_chosen_.resize(pairs);
-    ref_rejected_.resize(pairs);
+    ref_chosen_.assign(pairs, 0.0);
+    ref_rejected_.assign(pairs, 0.0);
     if constexpr (std::same_as<R, reference_cache>) {
       for (std::size_t i = 0; i < pairs; ++i) {
-        ref_chosen_[i] = cached[batch.examples[i]].chosen;
-        ref_rejected_[i] = cached[batch.examples[i]].rejected;
+        reference_sums const sums = cached[batch.examples[i]].desensitized(ld_alpha_);
+        ref_chosen_[i] = sums.chosen;
+        ref_rejected_[i] = sums.rejected;
       }
-    } else {
+    } else if constexpr (ReferencePolicy<R>) {
       using reference_scalar = typename R::scalar;
-      auto& logps = ref_logps_;
-      logps.resize(batch.sequences.total_tokens());
-      reference_.log_probs(batch.sequences, std::span<reference_scalar>(logps));
+      ref_logps_.resize(batch.sequences.total_tokens());
+      reference_.log_probs(batch.sequences, std::span<reference_scalar>(ref_logps_));
       sums_.resize(2 * pairs);
-      sequence_sums<reference_scalar>(logps, batch.sequences, sums_);
+      desensitized_sums<reference_scalar>(ref_logps_, batch.sequences, ld_alpha_, sums_);
       for (std::size_t i = 0; i < pairs; ++i) {
         ref_chosen_[i] = sums_[2 * i];
         ref_rejected_[i] = sums_[2 * i + 1];
@@ -146,12 +169,12 @@ class dpo_stage {
   bool take(micro_batch const& batch, std::span<scalar const> logps, batch_outcome& outcome) {
     std::size_t const pairs = batch.examples.size();
     sums_.resize(2 * pairs);
-    chosen_.resize(pairs);
-    rejected_.resize(pairs);
-    chosen_tokens_.resize(pairs);
-    for (std::size_t i = 0; i < pairs; ++i) chosen_tokens_[i] = completion_tokens(batch.sequences.sequence_mask(2 * i));
-    sequence_sums<scalar>(logps, batch.sequences, sums_);
+    for (auto* const values : {&chosen_, &rejected_}) values->resize(pairs);
+    for (auto* const tokens : {&chosen_tokens_, &rejected_tokens_}) tokens->resize(pairs);
+    desensitized_sums<scalar>(logps, batch.sequences, ld_alpha_, sums_);
     for (std::size_t i = 0; i < pairs; ++i) {
+      chosen_tokens_[i] = completion_tokens(batch.sequences.sequence_mask(2 * i));
+      rejected_tokens_[i] = completion_tokens(batch.sequences.sequence_mask(2 * i + 1));
       chosen_[i] = sums_[2 * i];
       rejected_[i] = sums_[2 * i + 1];
       if (!std::isfinite(chosen_[i] - ref_chosen_[i]) || !std::isfinite(rejected_[i] - ref_rejected_[i])) {
@@ -164,41 +187,50 @@ class dpo_stage {
   }
 
   void measure() noexcept {
+    bool const with_likelihood = has_likelihood(loss_.options());
     for (std::size_t i = 0; i < chosen_.size(); ++i) {
-      double const better = options_.beta * (chosen_[i] - ref_chosen_[i]);
-      double const worse = options_.beta * (rejected_[i] - ref_rejected_[i]);
+      double const better = reward_scale_ * (chosen_[i] - ref_chosen_[i]);
+      double const worse = reward_scale_ * (rejected_[i] - ref_rejected_[i]);
       measured_[0].add(better);
       measured_[1].add(worse);
       measured_[2].add(better > worse ? 1.0 : 0.0);
       measured_[3].add(better - worse);
       measured_[4].add(chosen_[i]);
       measured_[5].add(rejected_[i]);
-      if (options_.rpo_alpha > 0.0) measured_[6].add(-chosen_[i] / static_cast<double>(chosen_tokens_[i]));
+      if (with_likelihood) measured_[6].add(-chosen_[i] / static_cast<double>(chosen_tokens_[i]));
     }
   }
 
   // In double, whatever the policy's scalar. Slopes take the place of the policy's sums.
-  double loss(std::size_t total_pairs) {
-    return dpo_loss<double>(
-        {.chosen = chosen_, .rejected = rejected_, .ref_chosen = ref_chosen_, .ref_rejected = ref_rejected_,
-         .chosen_tokens = chosen_tokens_},
-        {.chosen = chosen_, .rejected = rejected_}, options_, total_pairs);
+  double loss(pair_totals totals) {
+    bool const reads_reference = !std::same_as<R, no_reference>;
+    std::span<double const> const none;
+    return loss_(pair_logps<double>{.chosen = chosen_,
+                                    .rejected = rejected_,
+                                    .ref_chosen = reads_reference ? ref_chosen_ : none,
+                                    .ref_rejected = reads_reference ? ref_rejected_ : none,
+                                    .chosen_tokens = chosen_tokens_,
+                                    .rejected_tokens = rejected_tokens_},
+                 pair_slopes<double>{.chosen = chosen_, .rejected = rejected_}, totals);
   }
 
   void expects_equal(micro_batch const& batch) const {
-    double rounding = static_cast<double>(std::numeric_limits<scalar>::epsilon());
-    if constexpr (std::same_as<R, reference_cache>) rounding = (std::max)(rounding, reference_.epsilon());
-    else rounding = (std::max)(rounding, static_cast<double>(std::numeric_limits<typename R::scalar>::epsilon()));
-    for (std::size_t i = 0; i < chosen_.size(); ++i) {
-      double const chosen = chosen_[i] - ref_chosen_[i];
-      double const rejected = rejected_[i] - ref_rejected_[i];
-      double const allowed = 256.0 * rounding * (1.0 + std::abs(ref_chosen_[i]) + std::abs(ref_rejected_[i]));
-      if (std::abs(chosen) <= allowed && std::abs(rejected) <= allowed) continue;
-      throw contract_violation(
-          "dpo: the policy differs from the reference before the first step, so the loss does not start at ln 2: pair " +
-          std::to_string(batch.examples[i]) + " has log-ratios " + std::to_string(chosen) + " (chosen) and " +
-          std::to_string(rejected) + " (rejected), expected 0. Is the reference the model that training starts from? "
-          "If it is another one on purpose, set dpo_trainer_options.require_reference_equals_policy = false");
+    if constexpr (!std::same_as<R, no_reference>) {
+      double rounding = static_cast<double>(std::numeric_limits<scalar>::epsilon());
+      if constexpr (std::same_as<R, reference_cache>) rounding = (std::max)(rounding, reference_.epsilon());
+      else rounding = (std::max)(rounding, static_cast<double>(std::numeric_limits<typename R::scalar>::epsilon()));
+      for (std::size_t i = 0; i < chosen_.size(); ++i) {
+        double const chosen = chosen_[i] - ref_chosen_[i];
+        double const rejected = rejected_[i] - ref_rejected_[i];
+        double const allowed = 256.0 * rounding * (1.0 + std::abs(ref_chosen_[i]) + std::abs(ref_rejected_[i]));
+        if (std::abs(chosen) <= allowed && std::abs(rejected) <= allowed) continue;
+        throw contract_violation(
+            "dpo: the policy differs from the reference before the first step, so that DPO's loss would not start at "
+            "ln 2: pair " + std::to_string(batch.examples[i]) + " has log-ratios " + std::to_string(chosen) +
+            " (chosen) and " + std::to_string(rejected) +
+            " (rejected), expected 0. Is the reference the model that training starts from? If it is another one on "
+            "purpose, set dpo_trainer_options.require_reference_equals_policy = false");
+      }
     }
   }
 
@@ -209,23 +241,26 @@ class dpo_stage {
 
   P& policy_;
   R const& reference_;
-  dpo_options options_;
+  preference_loss loss_;
+  double ld_alpha_;
+  double reward_scale_;
   bool require_equal_;
   bool check_equal_ = false;
-  std::size_t pairs_of_step_ = 0;
+  pair_totals totals_of_step_;
   std::span<reference_sums const> train_sums_, evaluation_sums_;
-  std::vector<std::size_t> chosen_tokens_;
+  std::vector<std::size_t> chosen_tokens_, rejected_tokens_;
   std::vector<scalar> logps_;
   decltype(reference_buffer()) ref_logps_;
   std::vector<double> sums_, chosen_, rejected_, ref_chosen_, ref_rejected_;
   std::array<metric_sum, 7> measured_{};
 };
 
-/// Direct preference optimisation of a policy against a reference (door 3). All three are borrowed and must outlive the
+/// Direct preference optimisation of a policy against a reference, or by a loss that needs none (door 3). All three are borrowed and must outlive the
 /// trainer.
 ///
 ///   frozen reference{policy};
-///   dpo_trainer trainer{policy, reference, optimizer, {.loop = {.learning_rate = 1e-4}, .dpo = {.beta = 0.1}}};
+///   dpo_trainer trainer{policy, reference, optimizer,
+///                       {.loop = {.learning_rate = 1e-4}, .losses = dpo_options{.beta = 0.1}}};
 ///   training_summary const summary = trainer.fit(pairs, held_out_pairs, sink);
 ///
 /// With a reference_cache in the reference's place, one model is in memory.
@@ -235,7 +270,7 @@ class dpo_trainer : public trainer_on<dpo_trainer<P, R, O>, preference_pair> {
   dpo_trainer(P& policy, R const& reference, O& optimizer, dpo_trainer_options options = {})
       : policy_(policy), reference_(reference), optimizer_(optimizer), options_(std::move(options)) {
     validate(options_.loop);
-    validate(options_.dpo);
+    validate(preference_options{.losses = options_.losses, .ratios = options_.ratios});
     expects(static_cast<void const*>(&policy) != static_cast<void const*>(&reference),
             "dpo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
   }
@@ -246,7 +281,7 @@ class dpo_trainer : public trainer_on<dpo_trainer<P, R, O>, preference_pair> {
 
   template <class Train, class Evaluation, class Sink>
   training_summary run(Train const& train, Evaluation const* evaluation, Sink&& sink) {
-    dpo_stage<P, R> stage(policy_, reference_, options_.dpo, options_.require_reference_equals_policy);
+    dpo_stage<P, R> stage(policy_, reference_, options_);
     stage.bind(train, evaluation);
     training_loop loop(stage, policy_, optimizer_, options_.loop);
     return loop.run(train, evaluation, sink);

@@ -19,6 +19,7 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/fingerprint.hpp>
 #include <attune/core/model_fingerprint.hpp>
+#include <attune/objective/pairwise/ld_dpo.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/train/batches.hpp>
 #include <attune/train/checkpoint.hpp>
@@ -30,9 +31,17 @@ namespace attune {
 struct reference_sums {
   double chosen = 0.0;
   double rejected = 0.0;
+  double beyond_chosen = 0.0;    ///< the part of `chosen` that lies beyond the shorter response's length
+  double beyond_rejected = 0.0;  ///< the like of `rejected`; one of the two is 0
+
+  /// The sums with that part weighted by ld_alpha: see ld_dpo.hpp. The bits of the plain sums at 1.
+  reference_sums desensitized(double ld_alpha) const noexcept {
+    return {chosen - (1.0 - ld_alpha) * beyond_chosen, rejected - (1.0 - ld_alpha) * beyond_rejected,
+            ld_alpha * beyond_chosen, ld_alpha * beyond_rejected};
+  }
 };
 
-/// What DPO needs to know of its reference model, computed once: two numbers per pair. With it, training holds one model
+/// What DPO needs to know of its reference model, computed once: four numbers per pair. With it, training holds one model
 /// in memory and runs no forward pass of another.
 ///
 /// The cache knows which model it speaks of (fingerprint of architecture and parameter bits) and which datasets
@@ -57,16 +66,19 @@ class reference_cache {
     section fresh{fingerprint(rows_as<preference_pair, D>{pairs}), std::vector<reference_sums>(pairs.size())};
     step_batches batches(micro_batch_tokens);
     std::vector<scalar> logps;
-    std::vector<double> sums;
+    std::vector<double> sums, shared;
     auto const flush = [&] {
       for (std::size_t i = 0; i < batches.size(); ++i) {
         micro_batch const batch = batches[i];
         logps.resize(batch.sequences.total_tokens());
         sums.resize(batch.sequences.size());
+        shared.resize(batch.sequences.size());
         reference.log_probs(batch.sequences, std::span<scalar>(logps));
         sequence_sums<scalar>(logps, batch.sequences, sums);
+        desensitized_sums<scalar>(logps, batch.sequences, 0.0, shared);
         for (std::size_t j = 0; j < batch.examples.size(); ++j) {
-          fresh.sums[batch.examples[j]] = {sums[2 * j], sums[2 * j + 1]};
+          fresh.sums[batch.examples[j]] = {sums[2 * j], sums[2 * j + 1], sums[2 * j] - shared[2 * j],
+                                           sums[2 * j + 1] - shared[2 * j + 1]};
           if (!std::isfinite(sums[2 * j]) || !std::isfinite(sums[2 * j + 1]))
             throw nonfinite_error("reference: the log-probabilities of pair " + std::to_string(batch.examples[j]) +
                                   " are not finite");
@@ -116,7 +128,7 @@ class reference_cache {
   /// Reads what save wrote. data_error names path and byte.
   [[nodiscard]] static reference_cache load(std::string const& path) {
     checkpoint_reader in(path);
-    if (in.left() < magic.size() || in.text(magic.size()) != magic) in.fail("not an attune reference cache (version 1)");
+    if (in.left() < magic.size() || in.text(magic.size()) != magic) in.fail("not an attune reference cache (version 2)");
     if (in.number<std::uint32_t>() != checkpoint_byte_order) in.fail("written on a machine of the other byte order");
     std::uint64_t const model = in.number<std::uint64_t>();
     reference_cache cache(model, in.number<double>());
@@ -146,7 +158,7 @@ class reference_cache {
   }
 
  private:
-  static constexpr std::string_view magic = "attune reference 1\n";
+  static constexpr std::string_view magic = "attune reference 2\n";
 
   struct section {
     std::uint64_t data = 0;

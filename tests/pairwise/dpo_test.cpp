@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <attune/objective/dpo.hpp>
+#include <attune/objective/pairwise/dpo.hpp>
 
 #include <doctest/doctest.h>
 
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <attune/core/random.hpp>
+#include <attune/objective/pairwise/preference_loss.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/testing/dual_number.hpp>
 #include <attune/testing/gradient_check.hpp>
@@ -28,7 +29,6 @@ namespace {
 
 struct batch {
   std::vector<double> chosen, rejected, ref_chosen, ref_rejected, dchosen, drejected;
-  std::vector<std::size_t> chosen_tokens = {};
 
   explicit batch(std::size_t pairs, std::uint64_t seed = 0, double scale = 5.0)
       : dchosen(pairs, 7.0), drejected(pairs, 7.0) {
@@ -38,8 +38,7 @@ struct batch {
   }
   double loss(dpo_options o = {}, std::size_t total_pairs = 0) {
     return dpo_loss<double>(
-        {.chosen = chosen, .rejected = rejected, .ref_chosen = ref_chosen, .ref_rejected = ref_rejected,
-         .chosen_tokens = chosen_tokens},
+        {.chosen = chosen, .rejected = rejected, .ref_chosen = ref_chosen, .ref_rejected = ref_rejected},
         {.chosen = dchosen, .rejected = drejected}, o, total_pairs);
   }
 };
@@ -171,36 +170,6 @@ TEST_CASE("dpo: every element of the batch gradient agrees with a central differ
     }
 }
 
-TEST_CASE("dpo: rpo_alpha adds the chosen response's negative log-likelihood per token, and nothing else") {
-  for (std::uint64_t seed = 0; seed < 20; ++seed) {
-    batch b(3, seed);
-    double const plain = b.loss({.beta = 0.3});
-    auto const dchosen = b.dchosen, drejected = b.drejected;
-    b.chosen_tokens = {1, 4, 7};
-    dpo_options const o{.beta = 0.3, .rpo_alpha = 0.5};
-    double const loss = b.loss(o);
-    double expected = plain;
-    for (std::size_t i = 0; i < 3; ++i) {
-      double const tokens = static_cast<double>(b.chosen_tokens[i]);
-      expected -= 0.5 * b.chosen[i] / tokens / 3.0;
-      CHECK(b.dchosen[i] == doctest::Approx(dchosen[i] - 0.5 / tokens / 3.0).epsilon(1e-14));
-    }
-    CHECK(loss == doctest::Approx(expected).epsilon(1e-14));
-    CHECK(b.drejected == drejected);
-    auto const ours = b.dchosen;
-    CHECK(testing::check_gradient([&] { return b.loss(o); }, b.chosen, ours, 1.0).worst_error <= 1e-8);
-  }
-}
-
-TEST_CASE("dpo: rpo_alpha without the lengths it divides by, or with one of 0, is refused") {
-  batch b(2);
-  CHECK(message_of(b, {.rpo_alpha = 0.1}) ==
-        "expected dpo_loss: with rpo_alpha > 0, chosen_tokens.size() == chosen.size(), got 0");
-  b.chosen_tokens = {3, 0};
-  CHECK(message_of(b, {.rpo_alpha = 0.1}) == "expected dpo_loss: a token or more in every chosen completion; none in pair, got 1");
-  CHECK(message_of(b, {.rpo_alpha = -0.1}) == "expected dpo_options.rpo_alpha >= 0 and finite, got -0.1");
-}
-
 TEST_CASE("dpo: loss and token gradients are PyTorch's") {
   auto const cases = read_golden("dpo.txt");
   CHECK(cases.size() >= 20);
@@ -221,9 +190,23 @@ TEST_CASE("dpo: loss and token gradients are PyTorch's") {
       b.ref_rejected[i] = ref_sums[2 * i + 1];
     }
     auto const smoothing = c.number("robust") != 0 ? dpo_smoothing::robust : dpo_smoothing::conservative;
-    for (std::size_t i = 0; i < pairs; ++i) b.chosen_tokens.push_back(completion_tokens(s.sequence_mask(2 * i)));
-    double const loss = b.loss({c.number("beta"), c.number("label_smoothing"), smoothing, c.number("rpo_alpha")},
-                               static_cast<std::size_t>(c.number("total_pairs")));
+    // rpo_alpha, where a case has it, is the weight of an sft term that means over each response.
+    std::vector<weighted_pair_loss> terms{
+        {dpo_options{.beta = c.number("beta"), .label_smoothing = c.number("label_smoothing"), .smoothing = smoothing}}};
+    if (c.number("rpo_alpha") > 0.0)
+      terms.push_back({sft_term_options{sft_normalization::sequence}, c.number("rpo_alpha")});
+    std::vector<std::size_t> chosen_tokens, rejected_tokens;
+    for (std::size_t i = 0; i < pairs; ++i) {
+      chosen_tokens.push_back(completion_tokens(s.sequence_mask(2 * i)));
+      rejected_tokens.push_back(completion_tokens(s.sequence_mask(2 * i + 1)));
+    }
+    preference_loss mixed({.losses = terms});
+    double const loss =
+        mixed(pair_logps<double>{.chosen = b.chosen, .rejected = b.rejected, .ref_chosen = b.ref_chosen,
+                                 .ref_rejected = b.ref_rejected, .chosen_tokens = chosen_tokens,
+                                 .rejected_tokens = rejected_tokens},
+              pair_slopes<double>{.chosen = b.dchosen, .rejected = b.drejected},
+              {.pairs = static_cast<std::size_t>(c.number("total_pairs"))});
     CHECK(relative_error(loss, c.number("loss")) <= 1e-10);
     for (std::size_t i = 0; i < pairs; ++i) {
       sums[2 * i] = b.dchosen[i];
@@ -331,10 +314,10 @@ TEST_CASE("dpo: a log-probability that is not finite is refused by field, pair a
     (b.*field)[i] = value;
     return message_of(b);
   };
-  CHECK(with(&batch::chosen, 3, std::nan("")) == "expected dpo_loss: chosen[3] finite, got nan");
-  CHECK(with(&batch::rejected, 0, -inf) == "expected dpo_loss: rejected[0] finite, got -inf");
-  CHECK(with(&batch::ref_chosen, 4, inf) == "expected dpo_loss: ref_chosen[4] finite, got inf");
-  CHECK(with(&batch::ref_rejected, 1, -inf) == "expected dpo_loss: ref_rejected[1] finite, got -inf");
+  CHECK(with(&batch::chosen, 3, std::nan("")) == "expected pair_loss: chosen[3] finite, got nan");
+  CHECK(with(&batch::rejected, 0, -inf) == "expected pair_loss: rejected[0] finite, got -inf");
+  CHECK(with(&batch::ref_chosen, 4, inf) == "expected pair_loss: ref_chosen[4] finite, got inf");
+  CHECK(with(&batch::ref_rejected, 1, -inf) == "expected pair_loss: ref_rejected[1] finite, got -inf");
   CHECK(message_of(good) == "no error");
 }
 
@@ -355,16 +338,16 @@ TEST_CASE("dpo: options out of range are refused by field and value") {
 }
 
 TEST_CASE("dpo: an empty batch, sizes that disagree and a pair count below the batch are refused by name") {
-  CHECK(message_of(batch(0)) == "expected dpo_loss: at least one pair");
-  CHECK(message_of(batch(3), {}, 2) == "expected dpo_loss: total_pairs >= chosen.size(), got 2");
+  CHECK(message_of(batch(0)) == "expected pair_loss: at least one pair");
+  CHECK(message_of(batch(3), {}, 2) == "expected pair_loss: total_pairs >= those of the batch, got 2");
   auto const shortened = [](std::vector<double> batch::*field) {
     batch b(3);
     (b.*field).pop_back();
     return message_of(b);
   };
-  CHECK(shortened(&batch::rejected) == "expected dpo_loss: rejected.size() == chosen.size(), got 2");
-  CHECK(shortened(&batch::ref_chosen) == "expected dpo_loss: ref_chosen.size() == chosen.size(), got 2");
-  CHECK(shortened(&batch::ref_rejected) == "expected dpo_loss: ref_rejected.size() == chosen.size(), got 2");
-  CHECK(shortened(&batch::dchosen) == "expected dpo_loss: slopes.chosen.size() == chosen.size(), got 2");
-  CHECK(shortened(&batch::drejected) == "expected dpo_loss: slopes.rejected.size() == chosen.size(), got 2");
+  CHECK(shortened(&batch::rejected) == "expected pair_loss: rejected.size() == chosen.size(), got 2");
+  CHECK(shortened(&batch::ref_chosen) == "expected pair_loss: ref_chosen.size() == chosen.size(), got 2");
+  CHECK(shortened(&batch::ref_rejected) == "expected pair_loss: ref_rejected.size() == chosen.size(), got 2");
+  CHECK(shortened(&batch::dchosen) == "expected pair_loss: slopes.chosen.size() == chosen.size(), got 2");
+  CHECK(shortened(&batch::drejected) == "expected pair_loss: slopes.rejected.size() == chosen.size(), got 2");
 }
