@@ -7,6 +7,7 @@
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/aligned_buffer.hpp>
 #include <attune/core/atomic_file.hpp>
+#include <attune/core/branchless.hpp>
 #include <attune/core/checksum.hpp>
 #include <attune/core/contract.hpp>
 #include <attune/core/file_descriptor.hpp>
