@@ -221,13 +221,14 @@ struct plain_ppo {
       for (std::size_t k = 0; k < responses[b].size(); ++k) {
         N const logp = log_prob(policy, contexts[b][k], responses[b][k]);
         N const ratio = exp(logp - old_logps[b][k]);
-        double const low = 1.0 - o.ppo.cliprange;
-        double const high = 1.0 + (o.ppo.cliprange_high > 0.0 ? o.ppo.cliprange_high : o.ppo.cliprange);
+        auto const& clip = std::get<ppo_options>(o.surrogate);
+        double const low = 1.0 - clip.cliprange;
+        double const high = 1.0 + (clip.cliprange_high > 0.0 ? clip.cliprange_high : clip.cliprange);
         N const held = real(ratio) < low ? N(low) : real(ratio) > high ? N(high) : ratio;
         double const a = advantages[b][k];
         N const plain = -a * ratio, clipped = -a * held;
         N one = real(plain) >= real(clipped) ? plain : clipped;
-        if (o.ppo.dual_clip > 0.0 && a < 0.0 && real(one) > -a * o.ppo.dual_clip) one = N(-a * o.ppo.dual_clip);
+        if (clip.dual_clip > 0.0 && a < 0.0 && real(one) > -a * clip.dual_clip) one = N(-a * clip.dual_clip);
         if (o.kl.placement == kl_placement::loss) {
           N const d = logp - ref_logps[b][k];
           one += kl_coef * (o.kl.estimator == kl_estimator::k2 ? d * d / 2.0 : exp(-d) - 1.0 + d);
@@ -424,7 +425,7 @@ TEST_CASE(
                                                     missing_eos::replace}[random.below(3)],
                           .missing_eos_penalty = 1.5},
               .kl = kl,
-              .ppo = {.cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
+              .surrogate = ppo_options{.cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
               .value = {.cliprange_value = one_in(3) ? 0.0 : 0.2},
               .vf_coef = 0.4,
               .entropy_coef = one_in(4) ? 0.2 : 0.0,
