@@ -425,7 +425,9 @@ TEST_CASE(
                                                     missing_eos::replace}[random.below(3)],
                           .missing_eos_penalty = 1.5},
               .kl = kl,
-              .surrogate = ppo_options{.cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
+              .surrogate =
+                  ppo_options{
+                      .cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
               .value = {.cliprange_value = one_in(3) ? 0.0 : 0.2},
               .vf_coef = 0.4,
               .entropy_coef = one_in(4) ? 0.2 : 0.0,

@@ -55,8 +55,8 @@ struct rollout_options {
   double top_p = 1.0;                       ///< than the one trained; rollout/log_ratio reports by how much
   missing_eos without_eos = missing_eos::keep;
   double missing_eos_penalty = 1.0;         ///< unit of the scores; > 0
-  std::size_t overlong_buffer = 0;          ///< tokens before max_new_tokens in which the score loses up to overlong_factor
-  double overlong_factor = 1.0;             ///< (DAPO, eq. 13: overlong_penalty); 0: none. The factor's unit is the scores'
+  std::size_t overlong_buffer = 0;  ///< tokens before max_new_tokens in which the score loses up to overlong_factor
+  double overlong_factor = 1.0;  ///< (DAPO, eq. 13: overlong_penalty); 0: none. The factor's unit is the scores'
 };
 
 struct ppo_trainer_options {
@@ -82,8 +82,8 @@ struct ppo_trainer_options {
   score_position score = score_position::end_token;
   /// A mini-batch whose approxkl exceeds it is not applied and ends the update; > 0, or 0: off.
   double target_kl = 0.0;
-  /// Rounds of further prompts in which an update replaces groups whose scores are all equal: DAPO's dynamic sampling. 0:
-  /// off, such groups stay; at most 1000. Group estimators alone. What is still missing after them stays missing.
+  /// Rounds of further prompts in which an update replaces groups whose scores are all equal: DAPO's dynamic sampling.
+  /// 0: off, such groups stay; at most 1000. Group estimators alone. What is still missing after them stays missing.
   std::size_t max_resamples = 0;
   /// Responses that did not end with a stop token have no part in the losses (DAPO, "overlong filtering"; TRL): neither
   /// slopes nor a place in token counts. Their scores stay a part of their group's baseline.
@@ -112,9 +112,12 @@ inline void validate(ppo_trainer_options const& o) {
           "rollout_options.stop_tokens, since without_eos is set: nothing could end a response");
   expects(!o.mask_truncated_completions || !r.stop_tokens.empty(),
           "rollout_options.stop_tokens, since mask_truncated_completions is set: nothing could end a response");
-  expects(r.overlong_buffer <= r.max_new_tokens, "rollout_options.overlong_buffer at most max_new_tokens", r.overlong_buffer);
+  expects(r.overlong_buffer <= r.max_new_tokens, "rollout_options.overlong_buffer at most max_new_tokens",
+          r.overlong_buffer);
   expects(r.overlong_factor > 0.0 && std::isfinite(r.overlong_factor), "rollout_options.overlong_factor > 0 and finite",
           r.overlong_factor);
+  expects(r.overlong_buffer > 0 || r.overlong_factor == 1.0,
+          "rollout_options.overlong_factor 1, since overlong_buffer is 0 and nothing is taken off", r.overlong_factor);
   expects(o.vf_coef > 0.0 && std::isfinite(o.vf_coef), "ppo_trainer_options.vf_coef > 0 and finite", o.vf_coef);
   expects(o.entropy_coef >= 0.0 && std::isfinite(o.entropy_coef), "ppo_trainer_options.entropy_coef >= 0 and finite",
           o.entropy_coef);

@@ -139,11 +139,13 @@ class ppo_update {
       }
       if (very_first) expects_same(batch, of);
       slopes_.resize(logps_.size());
-      policy_loss += std::visit([&](auto const& surrogate) {
-        return policy_gradient_loss<double>(
-            {.logps = logps_, .old_logps = old_logps_, .advantages = advantages_, .ref_logps = ref_logps_}, batch.tokens(),
-            slopes_, totals, options_.aggregation, surrogate, &policy_statistics, kl_loss_);
-      }, options_.surrogate);
+      policy_loss += std::visit(
+          [&](auto const& surrogate) {
+            return policy_gradient_loss<double>(
+                {.logps = logps_, .old_logps = old_logps_, .advantages = advantages_, .ref_logps = ref_logps_},
+                batch.tokens(), slopes_, totals, options_.aggregation, surrogate, &policy_statistics, kl_loss_);
+          },
+          options_.surrogate);
       for (std::size_t t = 0; t < slopes.size(); ++t) slopes[t] = saturate_cast<scalar>(slopes_[t]);
     };
     auto const critic_slopes = [&]<class T>(response_batch const& batch, std::span<T const> values, std::span<T> slopes,
