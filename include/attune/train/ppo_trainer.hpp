@@ -40,8 +40,7 @@ namespace attune {
 
 /// PPO with a KL penalty against a reference (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020), and on
 /// the same loop the estimators that do without a critic: RLOO, GRPO, Dr.GRPO, REINFORCE++, and the other surrogates:
-/// GSPO, CISPO, SAPO (door 3). DAPO is GRPO with token_mean, cliprange_high 0.28, max_resamples, overlong_buffer and no
-/// KL.
+/// GSPO, CISPO, SAPO (door 3). DAPO is GRPO with cliprange_high 0.28, max_resamples, overlong_buffer and kl_coef 0.
 ///
 ///   frozen reference{policy};
 ///   value_head<float> value(reward_model);
@@ -49,9 +48,8 @@ namespace attune {
 ///                       {.rollout = {.stop_tokens = {end}}, .kl = {.kl_coef = 0.05}}};
 ///   trainer.fit(prompts, sink);
 ///
-/// A step is an update: sample responses, score them, advantages, num_ppo_epochs x num_mini_batches optimiser steps.
-/// The reward is any RewardModel, a lambda over sequences included. Everything is borrowed and must outlive the
-/// trainer.
+/// A step is an update: sample responses, score them, advantages, num_ppo_epochs x num_mini_batches optimiser steps. The
+/// reward is any RewardModel, a lambda over sequences included. Everything is borrowed and must outlive the trainer.
 ///
 /// What an update does is a function of parameters, optimiser states, kl_coef and its number, so a run that was killed
 /// and resumed ends in the same bits; checkpoints, made between updates, hold all of these. If an update throws, the
@@ -69,17 +67,12 @@ template <Policy P, ReferencePolicy R, RewardModel M, CriticOf<P> Critic, Optimi
 class ppo_trainer {
  public:
   ppo_trainer(P& policy, R const& reference, M& reward, Critic critic, O& optimizer, ppo_trainer_options options = {})
-      : policy_(policy),
-        reference_(reference),
-        reward_(reward),
-        critic_(critic),
-        optimizer_(optimizer),
+      : policy_(policy), reference_(reference), reward_(reward), critic_(critic), optimizer_(optimizer),
         options_(std::move(options)),
         collect_(policy, reference, reward, (validate(options_), options_.rollout), options_.loop.micro_batch_tokens,
                  options_.loop.seed),
         sample_(options_.max_resamples, options_.rollout.num_generations, options_.loop.seed),
-        advantages_(options_),
-        update_(policy, critic, optimizer, options_) {
+        advantages_(options_), update_(policy, critic, optimizer, options_) {
     bool const with_gae = options_.advantages == advantage_estimator::gae;
     expects(with_gae == has_critic, with_gae ? "a critic, since ppo_trainer_options.advantages is gae"
                                              : "no_critic, since ppo_trainer_options.advantages is a group's");
