@@ -20,6 +20,7 @@
 
 #include "support/allocations.hpp"
 #include "support/golden_file.hpp"
+#include "support/proofs.hpp"
 
 using namespace attune;
 using testing::relative_error;
@@ -153,6 +154,33 @@ TEST_CASE("ppo: the loss is the surrogate's upper bound: never below the unclipp
     CHECK(ppo_objective(d, 0.0, A).value >= -A * std::exp(d));
     CHECK(ppo_objective(d, 0.0, A, {.dual_clip = 1.5}).value <= ppo_objective(d, 0.0, A).value);
   }
+}
+
+TEST_CASE("ppo: dual_clip is the two-sided clip where delta >= 1 + cliprange_high, and no other function below") {
+  double worst = 0.0, below = 0.0;
+  for (double const delta : {1.3, 1.5, 4.0, 1.05})
+    for (std::uint64_t seed = 0; seed < 200; ++seed) {
+      random_stream stream(seed);
+      double const d = stream.normal(), A = stream.normal(), r = std::exp(d);
+      ppo_options const o{.cliprange = 0.2, .cliprange_high = 0.28, .dual_clip = delta};
+      double const two_sided = -std::min(std::min(r, delta) * A, std::min(std::max(r, 0.8), 1.28) * A);
+      double const error = relative_error(ppo_objective(d, 0.0, A, o).value, two_sided);
+      (delta >= 1.28 ? worst : below) = std::max(delta >= 1.28 ? worst : below, error);
+    }
+  CHECK(worst <= 1e-15);
+  CHECK(below > 0.1);  // where TRL only recommends what INTELLECT-2 demands
+  proofs::law("two-sided clip", "dual_clip = delta is -min(min(r, delta) A, clip(r) A) for every delta >= 1 + cliprange_high");
+}
+
+TEST_CASE("ppo: clip-higher leaves a slope to gains between the two bounds, and changes nothing else") {
+  for (double r = 0.05; r < 3.0; r += 0.01)
+    for (double const A : {1.0, -1.0}) {
+      auto const plain = ppo_objective(std::log(r), 0.0, A, {.cliprange = 0.2});
+      auto const higher = ppo_objective(std::log(r), 0.0, A, {.cliprange = 0.2, .cliprange_high = 0.28});
+      bool const between = A > 0 && r > 1.2 && r <= 1.28;
+      CHECK((plain.slope != higher.slope) == between);
+    }
+  proofs::law("dapo", "clip-higher gives a slope to gains with a ratio in (1.2, 1.28], and to no other token");
 }
 
 TEST_CASE("ppo: every slope agrees with dual numbers, complex step and the papers' formula to 1e-12") {
