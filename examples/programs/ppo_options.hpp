@@ -108,8 +108,10 @@ inline std::function<void()> add_ppo_options(CLI::App& app, ppo_program_options&
                            {"cispo", policy_loss::cispo},
                            {"sapo", policy_loss::sapo}},
                           "what a token's ratio and advantage are worth");
-  auto* const clip = number("--cliprange", o.ppo.cliprange, "room of a ratio to the policy that drew the tokens; gspo: 3e-4");
-  auto* const clip_high = number("--cliprange-high", o.ppo.cliprange_high, "room above 1; 0: as --cliprange; gspo: 4e-4");
+  auto* const clip =
+      number("--cliprange", o.ppo.cliprange, "room of a ratio to the policy that drew the tokens; gspo: 3e-4");
+  auto* const clip_high =
+      number("--cliprange-high", o.ppo.cliprange_high, "room above 1; 0: as --cliprange; gspo: 4e-4");
   auto* const dual_clip =
       number("--dual-clip", o.ppo.dual_clip, "bound on the ratio where the advantage is negative; 0: none");
   auto* const by_token =
@@ -128,12 +130,13 @@ inline std::function<void()> add_ppo_options(CLI::App& app, ppo_program_options&
   whole("--ppo-epochs", t.num_ppo_epochs, "passes over the responses of an update");
   whole("--mini-batches", t.num_mini_batches, "optimiser steps per pass");
   number("--target-kl", t.target_kl, "an update ends when it has moved so far; 0: it does not");
-  auto* const aggregation = add_choice<loss_aggregation>(app, "--aggregation", t.aggregation,
-                               {{"token_mean", loss_aggregation::token_mean},
-                                {"sequence_mean", loss_aggregation::sequence_mean},
-                                {"sequence_sum", loss_aggregation::sequence_sum},
-                                {"constant", loss_aggregation::constant}},
-                               "of tokens into a loss; constant divides by --max-new-tokens; gspo and sapo: sequence_mean");
+  auto* const aggregation = add_choice<loss_aggregation>(
+      app, "--aggregation", t.aggregation,
+      {{"token_mean", loss_aggregation::token_mean},
+       {"sequence_mean", loss_aggregation::sequence_mean},
+       {"sequence_sum", loss_aggregation::sequence_sum},
+       {"constant", loss_aggregation::constant}},
+      "of tokens into a loss; constant divides by --max-new-tokens; gspo and sapo: sequence_mean");
 
   auto* const gamma = number("--gamma", t.gae.gamma, "discount per token");
   auto* const lam = number("--lam", t.gae.lam, "0: one-step advantages; 1: to the end of the response");

@@ -91,9 +91,10 @@ TEST_CASE("gspo: a response of one token is PPO's, bit for bit") {
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     responses one({1, 1, 1}, seed, 0.2), other({1, 1, 1}, seed, 0.2);
     double const gspo = one.gspo({.cliprange = 0.1, .cliprange_high = 0.2});
-    double const ppo = ppo_loss<double>({.logps = other.logps, .old_logps = other.old_logps, .advantages = other.advantages},
-                                        other.view(), other.slopes, aggregation_totals_of(other.view()),
-                                        loss_aggregation::sequence_mean, {.cliprange = 0.1, .cliprange_high = 0.2});
+    double const ppo =
+        ppo_loss<double>({.logps = other.logps, .old_logps = other.old_logps, .advantages = other.advantages},
+                         other.view(), other.slopes, aggregation_totals_of(other.view()),
+                         loss_aggregation::sequence_mean, {.cliprange = 0.1, .cliprange_high = 0.2});
     CHECK(gspo == ppo);
     CHECK(one.slopes == other.slopes);
   }

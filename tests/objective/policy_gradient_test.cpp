@@ -32,8 +32,8 @@ constexpr double missing = std::numeric_limits<double>::quiet_NaN();
 constexpr double inf = std::numeric_limits<double>::infinity();
 constexpr double most = (std::numeric_limits<double>::max)();
 
-auto const aggregations = {loss_aggregation::token_mean, loss_aggregation::sequence_mean, loss_aggregation::sequence_sum,
-                           loss_aggregation::constant};
+auto const aggregations = {loss_aggregation::token_mean, loss_aggregation::sequence_mean,
+                           loss_aggregation::sequence_sum, loss_aggregation::constant};
 
 auto const kl_losses = {
     kl_loss_options{}, kl_loss_options{.kl_loss_coef = 0.3},
@@ -288,7 +288,8 @@ TEST_CASE("policy gradient: loss, gradient and metrics are those of TRL's GRPOTr
           aggregation, o, &statistics, kl);
     }, all[which]);
     double worst_slope = 0.0;
-    for (std::size_t t = 0; t < slopes.size(); ++t) keep_worst(worst_slope, relative_error(slopes[t], expected[t], 1e-3));
+    for (std::size_t t = 0; t < slopes.size(); ++t)
+      keep_worst(worst_slope, relative_error(slopes[t], expected[t], 1e-3));
     double const error = relative_error(loss, c.number("loss"), 1e-3);
     if (which == 0) keep_worst(worst_metric, relative_error(statistics.clipfrac.mean(), c.number("clipped")));
     if (kl.kl_loss_coef > 0.0 && !kl.bias_correction)
@@ -330,7 +331,8 @@ TEST_CASE("policy gradient: where the policy is the old one every surrogate's sl
       for (std::size_t t = 0; t < 12; ++t)
         keep_worst(worst, b.mask[t] == 0 ? std::abs(b.slopes[t]) : relative_error(b.slopes[t], -b.advantages[t] / 8));
       keep_worst(worst, std::abs(b.statistics.ratio.mean() - 1.0) + std::abs(b.statistics.ratio_squared.mean() - 1.0));
-      keep_worst(worst, b.statistics.approxkl.mean() + b.statistics.clipfrac.mean() + b.statistics.clipfrac_lower.mean());
+      keep_worst(worst,
+                 b.statistics.approxkl.mean() + b.statistics.clipfrac.mean() + b.statistics.clipfrac_lower.mean());
     }
   CHECK(worst <= 2e-16);  // the mean of three equal numbers may round
   for (char const* const name : {"ppo", "gspo", "cispo", "sapo"})
@@ -359,8 +361,8 @@ TEST_CASE("policy gradient: the corrected k3 has, over an older policy's tokens,
         std::vector<std::uint8_t> const mask{0, 1};
         std::vector<double> const lp{0.0, logp[y]}, ol{0.0, old[y]}, rf{0.0, ref[y]}, A{0.0, 0.0};
         std::vector<double> slope(2);
-        ppo_loss<double>({lp, ol, A, rf}, {tokens, offsets, mask}, slope, {.tokens = 1}, loss_aggregation::token_mean, {},
-                         nullptr,
+        ppo_loss<double>({lp, ol, A, rf}, {tokens, offsets, mask}, slope, {.tokens = 1}, loss_aggregation::token_mean,
+                         {}, nullptr,
                          {.kl_loss_coef = 1.0, .kl_loss_estimator = kl_estimator::k3, .bias_correction = corrected});
         for (std::size_t v = 0; v < 5; ++v)
           gradient[v] += std::exp(old[y]) * slope[1] * ((v == y ? 1.0 : 0.0) - std::exp(logp[v]));
@@ -410,7 +412,8 @@ TEST_CASE("policy gradient: micro-batches with the step's totals give the whole 
     proofs::law(name, "the shares of a step's micro-batches are the whole batch's, bit for bit, whatever the cut");
 }
 
-TEST_CASE("policy gradient: bnpo is token_mean of one batch; over micro-batches of other lengths TRL's mean is another") {
+TEST_CASE(
+    "policy gradient: bnpo is token_mean of one batch; over micro-batches of other lengths TRL's mean is another") {
   batch b(5);
   b.totals = aggregation_totals_of(b.view());
   double const bnpo = b.loss(ppo_options{});
@@ -454,7 +457,8 @@ TEST_CASE("policy gradient: f32 is the double result rounded, in place, and allo
   }
 }
 
-TEST_CASE("policy gradient: at the edge of what numbers can say every surrogate has its limit, in double and in float") {
+TEST_CASE(
+    "policy gradient: at the edge of what numbers can say every surrogate has its limit, in double and in float") {
   // A response of one token with log-ratio d: ratio 0, 1 or the largest number. Value and slope for A = 1 and A = -1;
   // CISPO's value is its slope times logp, which is d.
   struct limit {
@@ -471,11 +475,15 @@ TEST_CASE("policy gradient: at the edge of what numbers can say every surrogate 
       {"ppo", ppo_options{}, {{0, 0}, {-1, -1}, {-1.2, 0}}, {{0.8, 0}, {1, 1}, {most, most}}},
       {"ppo", ppo_options{.dual_clip = 3.0}, {{0, 0}, {-1, -1}, {-1.2, 0}}, {{0.8, 0}, {1, 1}, {3, 0}}},
       {"gspo", gspo_options{}, {{0, 0}, {-1, -1}, {-1.0004, 0}}, {{0.9997, 0}, {1, 1}, {most, most}}},
-      {"gspo", gspo_options{.token_advantages = true}, {{0, 0}, {-1, -1}, {-1.0004, 0}},
+      {"gspo",
+       gspo_options{.token_advantages = true},
+       {{0, 0}, {-1, -1}, {-1.0004, 0}},
        {{0.9997, 0}, {1, 1}, {most, most}}},
-      {"cispo", cispo_options{}, {{missing, 0}, {missing, -1}, {missing, -5}}, {{missing, 0}, {missing, 1}, {missing, 5}}},
-      {"sapo", sapo_options{}, {{-soft_gain, 0}, {-2, -1}, {-4, 0}},
-       {{soft_loss, 0}, {2 / 1.05, 1}, {4 / 1.05, 0}}}};
+      {"cispo",
+       cispo_options{},
+       {{missing, 0}, {missing, -1}, {missing, -5}},
+       {{missing, 0}, {missing, 1}, {missing, 5}}},
+      {"sapo", sapo_options{}, {{-soft_gain, 0}, {-2, -1}, {-4, 0}}, {{soft_loss, 0}, {2 / 1.05, 1}, {4 / 1.05, 0}}}};
   struct drawn {
     double d;
     std::size_t at;

@@ -169,7 +169,8 @@ TEST_CASE("ppo: dual_clip is the two-sided clip where delta >= 1 + cliprange_hig
     }
   CHECK(worst <= 1e-15);
   CHECK(below > 0.1);  // where TRL only recommends what INTELLECT-2 demands
-  proofs::law("two-sided clip", "dual_clip = delta is -min(min(r, delta) A, clip(r) A) for every delta >= 1 + cliprange_high");
+  proofs::law("two-sided clip",
+              "dual_clip = delta is -min(min(r, delta) A, clip(r) A) for every delta >= 1 + cliprange_high");
 }
 
 TEST_CASE("ppo: clip-higher leaves a slope to gains between the two bounds, and changes nothing else") {

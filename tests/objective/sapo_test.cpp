@@ -25,8 +25,9 @@ TEST_CASE("sapo: value and slope are the paper's, by dual numbers, complex step 
   using dual = testing::dual_number<double>;
   using complex = std::complex<double>;
   double worst = 0.0, worst_difference = 0.0;
-  for (sapo_options const& o : {sapo_options{}, sapo_options{.sapo_temperature_pos = 0.01, .sapo_temperature_neg = 0.02},
-                                sapo_options{.sapo_temperature_pos = 10.0, .sapo_temperature_neg = 20.0}})
+  for (sapo_options const& o :
+       {sapo_options{}, sapo_options{.sapo_temperature_pos = 0.01, .sapo_temperature_neg = 0.02},
+        sapo_options{.sapo_temperature_pos = 10.0, .sapo_temperature_neg = 20.0}})
     for (std::uint64_t seed = 0; seed < 100; ++seed) {
       random_stream stream(seed);
       double const logp = -5.0 * stream.uniform(), old = logp + 0.7 * stream.normal(), A = stream.normal();
@@ -55,8 +56,9 @@ TEST_CASE("sapo: as tau goes to 0 it is the plain policy gradient, as tau grows 
       double const tiny = 1e-6, huge = 1e6;
       CHECK(sapo_objective(d, 0.0, A, {.sapo_temperature_pos = tiny, .sapo_temperature_neg = tiny}).slope ==
             doctest::Approx(-A * r).epsilon(1e-11));
-      double const far = sapo_objective(d, 0.0, A, {.sapo_temperature_pos = huge, .sapo_temperature_neg = huge}).slope;
-      CHECK(far == doctest::Approx(r == 1.0 ? -A : 0.0));
+      double const sharp =
+          sapo_objective(d, 0.0, A, {.sapo_temperature_pos = huge, .sapo_temperature_neg = huge}).slope;
+      CHECK(sharp == doctest::Approx(r == 1.0 ? -A : 0.0));
     }
   proofs::law("sapo", "tau -> 0: the slope becomes -A r; tau -> infinity: it is 0 but at r = 1");
 }
