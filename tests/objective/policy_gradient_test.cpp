@@ -167,14 +167,15 @@ N plain_loss(batch const& b, std::vector<N> const& logps, policy_gradient_surrog
 // A ratio within reach of a central difference's step of a bound.
 bool at_a_seam(batch const& b, std::size_t i, std::size_t t, policy_gradient_surrogate const& s) {
   std::vector<double> bounds;
-  double ratio = std::exp(b.logps[t] - b.old_logps[t]);
+  double ratio = std::exp(b.logps[t] - b.old_logps[t]), reach = 1e-3;
   if (auto const* o = std::get_if<ppo_options>(&s))
     bounds = {1.0 - o->cliprange, 1.0 + o->cliprange, 1.0 + o->cliprange_high, o->dual_clip};
   if (auto const* o = std::get_if<gspo_options>(&s)) {
     bounds = {1.0 - o->cliprange, 1.0 + o->cliprange, 1.0 + o->cliprange_high};
     ratio = b.ratio_of_sequence(i);
+    reach = 1.2e-4;
   }
-  return std::any_of(bounds.begin(), bounds.end(), [&](double x) { return std::abs(ratio - x) < 2e-4 * ratio; });
+  return std::any_of(bounds.begin(), bounds.end(), [&](double x) { return std::abs(ratio - x) < reach * ratio; });
 }
 
 void keep_worst(double& worst, double error) { worst = error <= worst ? worst : error; }  // NaN is the worst
