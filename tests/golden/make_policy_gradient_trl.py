@@ -22,7 +22,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 torch.set_default_dtype(torch.float64)
 generator = torch.Generator().manual_seed(2402)
 here = pathlib.Path(__file__).parent
-aggregations = {"bnpo": 0, "dapo": 0, "cispo": 0, "grpo": 1, "sapo": 1, "dr_grpo": 3}
+aggregations = {"bnpo": 0, "dapo": 0, "cispo": 0, "grpo": 1, "sapo": 1, "luspo": 2, "dr_grpo": 3}
 
 
 def uniform(low, high):
@@ -126,6 +126,10 @@ for beta, bias in kls:
         for temperatures in ((1.0, 1.05), (2.0, 0.3)):
             cases.append(case("sapo", beta=beta, bias_correction=bias, temperatures=temperatures, step=0.7,
                               token_advantages=i < 2))
+for beta, bias in kls:
+    for i in range(8):
+        cases.append(case("luspo", level="sequence", beta=beta, bias_correction=bias, epsilon=0.1, epsilon_high=0.2, step=0.3,
+                          token_advantages=i == 0))
 write("policy_gradient.txt",
       ["options: 0 ppo, 1 gspo, 2 cispo, 3 sapo; loss_aggregation; beta; use_bias_correction_kl; epsilon; epsilon_high;",
        "delta, 0 for None; sapo_temperature_pos; sapo_temperature_neg. totals: tokens and sequences of the step, longest",

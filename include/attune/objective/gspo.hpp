@@ -20,7 +20,7 @@
 /// so that a response is bounded as a whole, and the ratio's scale does not hang on its length: the room is thousands
 /// of times narrower than PPO's. Under sequence_mean, the paper's aggregation, a response of n tokens among N gives
 /// each of them the slope -A s / (n N), or 0 at a bound. TRL: importance_sampling_level "sequence" with loss_type
-/// "grpo".
+/// "grpo"; its "luspo" is this under sequence_sum.
 ///
 /// A response has one advantage there. Where tokens have their own (gae), the loss of a response is the mean of its
 /// tokens' losses under the one ratio, which every token moves alike; as TRL does it.
