@@ -7,8 +7,8 @@ family, fp64.
 
 Each case of policy_gradient.txt is a call of GRPOTrainer._compute_loss, the method itself, with a stub for the trainer
 around it whose model answers with given log-probabilities; autograd gives the gradient. overlong_penalty.txt is what
-trl.rewards.get_soft_overlong_punishment answers. A file is a list of cases separated by blank lines; a line of a case is a
-name and its numbers; # begins a comment. Numbers are decimal and read back to the same bits.
+trl.rewards.get_soft_overlong_punishment answers. A file is a list of cases separated by blank lines; a line of a case
+is a name and its numbers; # begins a comment. Numbers are decimal and read back to the same bits.
 """
 import collections
 import pathlib
@@ -54,15 +54,16 @@ def write(name, comment, cases):
     (here / name).write_text("\n".join(lines) + "\n")
 
 
-def trainer_stub(logps, loss_type, level, beta, bias_correction, epsilon, epsilon_high, delta, temperatures, max_length):
+def trainer_stub(logps, loss_type, level, beta, bias_correction, epsilon, epsilon_high, delta, temperatures,
+                 max_length):
     accelerator = types.SimpleNamespace(num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x,
                                         reduce=lambda x, reduction: x)
     args = types.SimpleNamespace(delta=delta, use_bias_correction_kl=bias_correction, steps_per_generation=1,
                                  sapo_temperature_pos=temperatures[0], sapo_temperature_neg=temperatures[1])
     return types.SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps.detach()), None),
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level=level,
-        beta=beta, args=args, loss_type=loss_type, epsilon_low=epsilon, epsilon_high=epsilon_high, use_vllm=False,
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        importance_sampling_level=level, beta=beta, args=args, loss_type=loss_type, epsilon_low=epsilon, epsilon_high=epsilon_high, use_vllm=False,
         model=types.SimpleNamespace(training=True), current_gradient_accumulation_steps=1, accelerator=accelerator,
         max_completion_length=max_length, _entropy_bonus_enabled=False,
         _metrics=collections.defaultdict(lambda: collections.defaultdict(list)))
@@ -91,7 +92,8 @@ def case(loss_type, level="token", beta=0.0, bias_correction=False, epsilon=0.2,
     loss = GRPOTrainer._compute_loss(stub, None, {
         "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(rows, 1), "completion_ids": ids,
         "completion_mask": torch.ones(rows, longest), "tool_mask": mask, "advantages": advantages,
-        "old_per_token_logps": old, "ref_per_token_logps": reference, "num_items_in_batch": torch.tensor(float(total_tokens))})
+        "old_per_token_logps": old, "ref_per_token_logps": reference,
+        "num_items_in_batch": torch.tensor(float(total_tokens))})
     loss.backward()
     metrics = stub._metrics["train"]
     clipped = metrics["clip_ratio/region_mean"] or [-1.0]
@@ -99,8 +101,8 @@ def case(loss_type, level="token", beta=0.0, bias_correction=False, epsilon=0.2,
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand(rows, longest)
     surrogate = {"cispo": 2, "sapo": 3}.get(loss_type, 1 if level == "sequence" else 0)
-    return {"options": [surrogate, aggregations[loss_type], beta, int(bias_correction), epsilon, epsilon_high, delta or 0.0,
-                        *temperatures],
+    return {"options": [surrogate, aggregations[loss_type], beta, int(bias_correction), epsilon, epsilon_high,
+                        delta or 0.0, *temperatures],
             "totals": [total_tokens, rows, max_length], "longest": longest, "mask": mask, "logps": logps[keep],
             "old_logps": old[keep], "ref_logps": reference[keep], "advantages": advantages[keep], "loss": loss,
             "dlogps": logps.grad[keep], "clipped": clipped[0], "kl": (metrics["kl"] or [-1.0])[0]}
@@ -113,8 +115,8 @@ for beta, bias in kls:
         for epsilon_high in (0.2, 0.28):
             for delta in (None, 1.5):
                 for i in range(3):
-                    cases.append(case(loss_type, beta=beta, bias_correction=bias, epsilon_high=epsilon_high, delta=delta,
-                                      token_advantages=i == 0))
+                    cases.append(case(loss_type, beta=beta, bias_correction=bias, epsilon_high=epsilon_high,
+                                      delta=delta, token_advantages=i == 0))
         for epsilon, epsilon_high, step in ((3e-4, 4e-4, 4e-4), (0.1, 0.2, 0.3)):
             for i in range(4):
                 cases.append(case(loss_type, level="sequence", beta=beta, bias_correction=bias, epsilon=epsilon,
@@ -128,20 +130,20 @@ for beta, bias in kls:
                               token_advantages=i < 2))
 for beta, bias in kls:
     for i in range(8):
-        cases.append(case("luspo", level="sequence", beta=beta, bias_correction=bias, epsilon=0.1, epsilon_high=0.2, step=0.3,
-                          token_advantages=i == 0))
+        cases.append(case("luspo", level="sequence", beta=beta, bias_correction=bias, epsilon=0.1, epsilon_high=0.2,
+                          step=0.3, token_advantages=i == 0))
 write("policy_gradient.txt",
-      ["options: 0 ppo, 1 gspo, 2 cispo, 3 sapo; loss_aggregation; beta; use_bias_correction_kl; epsilon; epsilon_high;",
-       "delta, 0 for None; sapo_temperature_pos; sapo_temperature_neg. totals: tokens and sequences of the step, longest",
-       "completion allowed. mask: rows of `longest`; numbers per token are given where it is 1. clipped, kl: TRL's metrics",
-       "clip_ratio/region_mean and kl, -1 where it has none."], cases)
+      ["options: 0 ppo, 1 gspo, 2 cispo, 3 sapo; loss_aggregation; beta; use_bias_correction_kl; epsilon;",
+       "epsilon_high; delta, 0 for None; sapo_temperature_pos; sapo_temperature_neg. totals: tokens and sequences of",
+       "the step, longest completion allowed. mask: rows of `longest`; numbers per token are given where it is 1.",
+       "clipped, kl: TRL's metrics clip_ratio/region_mean and kl, -1 where it has none."], cases)
 
 overlong = []
 for _ in range(40):
     limit = integer(1, 40)
     buffer = integer(1, limit)
-    lengths = sorted({0, 1, limit - buffer, limit - buffer + 1, limit - 1, limit, limit + 1, 3 * limit, integer(0, limit)})
-    lengths = [length for length in lengths if length >= 0]
+    lengths = sorted({0, 1, limit - buffer, limit - buffer + 1, limit - 1, limit, limit + 1, 3 * limit,
+                      integer(0, limit)})
     overlong.append({"limit": limit, "buffer": buffer, "lengths": lengths,
                      "rewards": get_soft_overlong_punishment(limit, buffer)([[0] * length for length in lengths])})
 write("overlong_penalty.txt", [], overlong)

@@ -49,7 +49,7 @@ enum class ratio_level {
 /// A policy gradient method: options with
 ///   validate(options)                                      throws contract_violation naming field and value
 ///   ratio_level_of(options)                                whose ratio
-///   policy_gradient_objective(logp, old_logp, A, options)  one token's policy_gradient_value_and_slope; where the ratio
+///   policy_gradient_objective(logp, old_logp, A, options)  a token's policy_gradient_value_and_slope; where the ratio
 ///                                                          is a sequence's, logp is the mean log-ratio, old_logp 0
 ///   Options::paper_aggregation                             the aggregation its paper has
 /// found by the namespace of the options, so that a method of one's own needs no more than these.
