@@ -63,7 +63,8 @@ def trainer_stub(logps, loss_type, level, beta, bias_correction, epsilon, epsilo
     return types.SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps.detach()), None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level=level, beta=beta, args=args, loss_type=loss_type, epsilon_low=epsilon, epsilon_high=epsilon_high, use_vllm=False,
+        importance_sampling_level=level, beta=beta, args=args, loss_type=loss_type, epsilon_low=epsilon,
+        epsilon_high=epsilon_high, use_vllm=False,
         model=types.SimpleNamespace(training=True), current_gradient_accumulation_steps=1, accelerator=accelerator,
         max_completion_length=max_length, _entropy_bonus_enabled=False,
         _metrics=collections.defaultdict(lambda: collections.defaultdict(list)))
