@@ -33,13 +33,16 @@
 #include <attune/concepts/reward_model.hpp>
 #include <attune/concepts/value_model.hpp>
 #include <attune/objective/bradley_terry.hpp>
+#include <attune/objective/cispo.hpp>
 #include <attune/objective/expects_finite.hpp>
 #include <attune/objective/expects_finite_tokens.hpp>
 #include <attune/objective/gae.hpp>
 #include <attune/objective/group_advantages.hpp>
+#include <attune/objective/gspo.hpp>
 #include <attune/objective/kl.hpp>
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
+#include <attune/objective/overlong_penalty.hpp>
 #include <attune/objective/pairwise/alphapo.hpp>
 #include <attune/objective/pairwise/aot.hpp>
 #include <attune/objective/pairwise/apo.hpp>
@@ -63,7 +66,10 @@
 #include <attune/objective/pairwise/simpo.hpp>
 #include <attune/objective/pairwise/sppo.hpp>
 #include <attune/objective/pairwise/wpo.hpp>
+#include <attune/objective/policy_gradient.hpp>
+#include <attune/objective/policy_gradient_surrogate.hpp>
 #include <attune/objective/ppo.hpp>
+#include <attune/objective/sapo.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/objective/sft.hpp>
 #include <attune/objective/token_objectives.hpp>
@@ -76,6 +82,7 @@
 #include <attune/train/checkpoint.hpp>
 #include <attune/train/critic.hpp>
 #include <attune/train/dpo_trainer.hpp>
+#include <attune/train/dynamic_sampling.hpp>
 #include <attune/train/kl_controller.hpp>
 #include <attune/train/loop.hpp>
 #include <attune/train/loop_options.hpp>

@@ -31,6 +31,16 @@ TEST_CASE("epoch order: every example comes once per epoch, the last step takes 
   }
 }
 
+TEST_CASE("epoch order: it knows how many examples the steps before took") {
+  epoch_order order(10, 4, 7);
+  std::size_t before = 0;
+  for (std::size_t i = 0; i < 9; ++i) {
+    CHECK(order.examples_before(i) == before);
+    before += order.step(i).size();
+  }
+  CHECK(epoch_order(5, std::numeric_limits<std::size_t>::max(), 1).examples_before(3) == 15);
+}
+
 TEST_CASE("epoch order: an epoch that the batch divides has no empty last step") {
   epoch_order order(12, 4, 7);
   CHECK(order.steps_per_epoch() == 3);

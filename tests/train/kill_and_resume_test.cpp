@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <attune/train/dpo_trainer.hpp>
 
+#include "support/proofs.hpp"
 #include "support/small_world.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/token_value.hpp"
@@ -99,6 +100,24 @@ void run_ppo_with_shared_critic(std::string const& folder) {
   trainer.fit(test::random_prompts(50, 7, 3));
 }
 
+// Groups are dropped and others drawn: how many, and from which prompts, hangs on what the policy has become.
+void run_dynamic_sampling(std::string const& folder) {
+  auto policy = test::random_tabular<float>({.vocabulary = 7}, 1);
+  frozen const reference{policy};
+  per_response reward([](auto, std::span<token_id const> response) { return response.front() < 2 ? 1.0 : 0.0; });
+  adamw<float> optimizer;
+  auto o = ppo_options_for(folder);
+  o.surrogate = gspo_options{.cliprange = 0.1, .cliprange_high = 0.15};
+  o.aggregation = loss_aggregation::sequence_mean;
+  o.advantages = advantage_estimator::grpo;
+  o.rollout.overlong_buffer = 2;
+  o.rollout.without_eos = missing_eos::keep;
+  o.max_resamples = 3;
+  o.mask_truncated_completions = true;
+  ppo_trainer trainer{policy, reference, reward, no_critic{}, optimizer, o};
+  trainer.fit(test::random_prompts(50, 7, 3));
+}
+
 struct outcome {
   std::size_t kills = 0;
   bool failed = false;
@@ -162,4 +181,8 @@ TEST_CASE("kill and resume: PPO with a critic of its own ends in the same bytes 
 }
 TEST_CASE("kill and resume: PPO with a shared critic ends in the same bytes however often it is killed") {
   check(run_ppo_with_shared_critic);
+}
+TEST_CASE("kill and resume: GSPO with dynamic sampling ends in the same bytes however often it is killed") {
+  check(run_dynamic_sampling);
+  proofs::law("dapo", "a run with dynamic sampling that was killed at random and resumed ends in the same bytes");
 }

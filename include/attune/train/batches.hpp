@@ -41,6 +41,11 @@ class epoch_order {
     return static_cast<std::size_t>(std::ceil(epochs * static_cast<double>(steps_per_epoch())));
   }
 
+  /// Examples that the steps before this one took.
+  std::size_t examples_before(std::size_t number) const noexcept {
+    return number / steps_per_epoch() * order_.size() + number % steps_per_epoch() * batch_size_;
+  }
+
   /// The dataset indices of a step, in order; valid until the next call. Allocates nothing; O(examples) when the epoch
   /// differs from the last call's, O(1) otherwise.
   std::span<std::size_t const> step(std::size_t number) {
