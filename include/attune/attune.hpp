@@ -38,6 +38,7 @@
 #include <attune/objective/gae.hpp>
 #include <attune/objective/group_advantages.hpp>
 #include <attune/objective/kl.hpp>
+#include <attune/objective/kl_on_logits.hpp>
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 #include <attune/objective/ppo.hpp>
