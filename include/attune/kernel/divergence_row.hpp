@@ -66,16 +66,14 @@ void divergence_row(T const* x, T const* y, std::size_t count, token_id target, 
   out.ref_log_normalizers[i] = static_cast<T>(r.log_normalizer());
 }
 
-/// out[v] += f(x[v], y[v]) for an f of lanes, and + 0 where x[v] is -inf.
+/// out[v] += f(x[v], y[v]) for an f of lanes.
 template <class T, class F>
 void add_over_logits(T const* x, T const* y, std::size_t count, T* out, F const& f) noexcept {
   using group = lane_group<T>;
-  using integers = typename lanes<T>::integers;
-  using values = typename lanes<T>::values;
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   auto const sum = [&](group const& a, group const& b, group into) {
     for (std::size_t k = 0; k < group::registers; ++k)
-      into.part[k] += (values)((integers)f(a.part[k], b.part[k]) & ~(integers)(a.part[k] == lowest));
+      into.part[k] += f(a.part[k], b.part[k]);
     return into;
   };
   std::size_t const rest = count % group::size;
@@ -89,7 +87,8 @@ void add_over_logits(T const* x, T const* y, std::size_t count, T* out, F const&
 }
 
 /// Adds to out (count) what `slope` times the divergence's gradient in x is, from entry i of what divergence_row wrote.
-/// A divergence, normaliser or slope that is not finite makes the whole row NaN. out is neither x nor y.
+/// A divergence, normaliser or slope that is not finite makes the whole row NaN; so where x[v] is -inf and the divergence
+/// is finite, q underflows or does not count, and exactly nothing is added. out is neither x nor y.
 template <class T>
 void divergence_row_adjoint(T const* x, T const* y, std::size_t count, kl_direction direction, row_kl<T const> of,
                             T slope, std::size_t i, T* out) noexcept {
