@@ -40,6 +40,7 @@
 #include <attune/objective/group_advantages.hpp>
 #include <attune/objective/gspo.hpp>
 #include <attune/objective/kl.hpp>
+#include <attune/objective/kl_on_logits.hpp>
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 #include <attune/objective/overlong_penalty.hpp>

@@ -117,6 +117,8 @@ foreach(program IN LISTS programs)
 endforeach()
 succeeds("${SFT}" --data pairs.jsonl --chosen ${shape} --max-steps 2 --output chosen)
 expect_text("${output}" "2 steps" "sft --chosen")
+succeeds("${SFT}" --data demonstrations.jsonl ${shape} --max-steps 2 --loss-type dft --z-loss 1e-4 --output dft)
+expect_text("${output}" "2 steps" "sft --loss-type dft --z-loss")
 
 # As if killed after step 8, on another number of threads. What was reported of later steps is reported once.
 foreach(program IN LISTS programs)
@@ -201,6 +203,10 @@ refused("--learning-rate = fast" ${sft} --learning-rate fast)
 refused("sft: expected loop_options.learning_rate > 0 and finite, got -1" ${sft} --learning-rate -1)
 refused("--lr-scheduler-type: sine not in" ${sft} --lr-scheduler-type sine)
 refused("--batch-size: a number below 0: -4" ${sft} --batch-size -4)
+refused("--loss-type: ft not in" ${sft} --loss-type ft)
+refused("sft: expected sft_options.label_smoothing == 0 with loss_type dft"
+        ${sft} --loss-type dft --label-smoothing 0.1)
+refused("sft: expected sft_options.z_loss_coef >= 0 and finite, got -1" ${sft} --z-loss -1)
 refused("expected decoder_options.dim a multiple of 2 \\* heads, got 128"
         "${SFT}" --data demonstrations.jsonl --heads 3 --output refused)
 refused("excludes" ${sft} --model sft/model.safetensors)

@@ -26,7 +26,7 @@ using namespace attune;
 using testing::relative_error;
 
 static_assert(TokenObjective<ppo_on_tokens<float> const, float> &&
-              !SmoothedTokenObjective<ppo_on_tokens<float>, float>);
+              !TermedTokenObjective<ppo_on_tokens<float>, float>);
 static_assert(TokenObjective<ppo_on_tokens<double>, double>);
 
 namespace {

@@ -809,7 +809,7 @@ TEST_CASE("ppo update: an entropy bonus is refused of a policy that knows no ent
           ppo_trainer trainer(
               policy, reference, reward, no_critic{}, optimizer,
               {.rollout = {.num_generations = 2}, .entropy_coef = 0.1, .advantages = advantage_estimator::rloo});
-        }) == "expected ppo_trainer_options.entropy_coef == 0: the policy is no EntropicPolicy, got 0.1");
+        }) == "expected ppo_trainer_options.entropy_coef == 0: the policy is no TermedPolicy, got 0.1");
 }
 
 TEST_CASE("ppo update: an entropy bonus keeps a policy undecided that has nothing else to gain") {

@@ -69,7 +69,7 @@ struct ppo_trainer_options {
   policy_gradient_surrogate surrogate = ppo_options{};  ///< PPO's, or gspo_options, cispo_options, sapo_options
   value_loss_options value = {};
   double vf_coef = 0.1;                     ///< weight of the value loss; > 0
-  double entropy_coef = 0.0;                ///< weight of the entropy bonus; >= 0; > 0 needs an EntropicPolicy
+  double entropy_coef = 0.0;                ///< weight of the entropy bonus; >= 0; > 0 needs a TermedPolicy
   std::size_t num_ppo_epochs = 4;           ///< passes over a rollout; >= 1
   std::size_t num_mini_batches = 1;         ///< optimiser steps per pass; >= 1, at most the responses of an update
   loss_aggregation aggregation = loss_aggregation::token_mean;  ///< constant: divides by max_new_tokens. The papers of

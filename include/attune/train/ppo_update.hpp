@@ -51,8 +51,8 @@ class ppo_update {
  public:
   ppo_update(P& policy, Critic critic, O& optimizer, ppo_trainer_options const& options)
       : policy_(policy), critic_(critic), optimizer_(optimizer), options_(options) {
-    if constexpr (!EntropicPolicy<P>)
-      expects(options.entropy_coef == 0.0, "ppo_trainer_options.entropy_coef == 0: the policy is no EntropicPolicy",
+    if constexpr (!TermedPolicy<P>)
+      expects(options.entropy_coef == 0.0, "ppo_trainer_options.entropy_coef == 0: the policy is no TermedPolicy",
               options.entropy_coef);
     if constexpr (is_shared_critic<Critic>)
       expects(options.entropy_coef == 0.0 && options.score == score_position::end_token,
@@ -210,20 +210,20 @@ class ppo_update {
   template <class Slopes>
   void accumulate_policy(response_batch const& batch, aggregation_totals const& totals, Slopes const& slopes_of_policy,
                          ppo_update_outcome& outcome, std::size_t& asked) {
-    if constexpr (EntropicPolicy<P>) {
+    if constexpr (TermedPolicy<P>) {
       if (options_.entropy_coef > 0.0) {
-        policy_.accumulate_gradient_entropic(
-            batch.tokens(), [&](std::span<scalar const> logps, std::span<scalar const> entropies, std::span<scalar> slopes,
-                                std::span<scalar> entropy_slopes) {
-              slopes_of_policy(batch, logps, slopes, asked);
+        policy_.accumulate_gradient_with(
+            batch.tokens(), {.entropies = true},
+            [&](term_values<scalar const> const& of, term_slopes<scalar> const& slopes) {
+              slopes_of_policy(batch, of.logps, slopes.logps, asked);
               if (!outcome.finite) return;
               sequences_view const s = batch.tokens();
               for (std::size_t b = 0; b < s.size(); ++b) {
                 double const weight = token_weight(options_.aggregation, totals, completion_tokens(s.sequence_mask(b)));
                 for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t) {
                   if (s.mask[t] == 0) continue;
-                  entropy_.add(static_cast<double>(entropies[t]));
-                  entropy_slopes[t] = static_cast<scalar>(-options_.entropy_coef * weight);
+                  entropy_.add(static_cast<double>(of.entropies[t]));
+                  slopes.entropies[t] = static_cast<scalar>(-options_.entropy_coef * weight);
                 }
               }
             });
