@@ -45,6 +45,10 @@
 #include <attune/objective/sft.hpp>
 #include <attune/objective/token_objectives.hpp>
 #include <attune/objective/token_rewards.hpp>
+#include <attune/objective/unpaired/apo_zero_unpaired.hpp>
+#include <attune/objective/unpaired/bco.hpp>
+#include <attune/objective/unpaired/kto.hpp>
+#include <attune/objective/unpaired/unpaired_loss.hpp>
 #include <attune/objective/value_and_slope.hpp>
 #include <attune/objective/value_loss.hpp>
 #include <attune/objective/whiten.hpp>
