@@ -60,6 +60,7 @@
 #include <attune/train/kl_controller.hpp>
 #include <attune/train/loop.hpp>
 #include <attune/train/loop_options.hpp>
+#include <attune/train/mismatched_pairs.hpp>
 #include <attune/train/ppo_advantages.hpp>
 #include <attune/train/ppo_figures.hpp>
 #include <attune/train/ppo_options.hpp>
