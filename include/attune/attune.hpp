@@ -58,6 +58,8 @@
 #include <attune/train/critic.hpp>
 #include <attune/train/dpo_trainer.hpp>
 #include <attune/train/kl_controller.hpp>
+#include <attune/train/kto_stage.hpp>
+#include <attune/train/kto_trainer.hpp>
 #include <attune/train/loop.hpp>
 #include <attune/train/loop_options.hpp>
 #include <attune/train/mismatched_pairs.hpp>
