@@ -41,6 +41,7 @@
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 #include <attune/objective/ppo.hpp>
+#include <attune/objective/process_reward.hpp>
 #include <attune/objective/sequence_sums.hpp>
 #include <attune/objective/sft.hpp>
 #include <attune/objective/token_objectives.hpp>
@@ -68,6 +69,7 @@
 #include <attune/train/ppo_options.hpp>
 #include <attune/train/ppo_trainer.hpp>
 #include <attune/train/ppo_update.hpp>
+#include <attune/train/process_reward_trainer.hpp>
 #include <attune/train/reference_cache.hpp>
 #include <attune/train/response_batch.hpp>
 #include <attune/train/reward_functions.hpp>
