@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
 #include <attune/objective/loss_on_logits.hpp>
-#include <attune/objective/pairwise/pairs_on_tokens.hpp>
-#include <attune/objective/sequence_sums.hpp>
 
 #include <doctest/doctest.h>
 
@@ -16,6 +14,8 @@
 
 #include <attune/backend/reference.hpp>
 #include <attune/core/random.hpp>
+#include <attune/objective/pairwise/pairs_on_tokens.hpp>
+#include <attune/objective/sequence_sums.hpp>
 #include <attune/testing/gradient_check.hpp>
 
 #include "support/allocations.hpp"

@@ -9,6 +9,7 @@
 #include <attune/model/actor_critic.hpp>
 #include <attune/model/frozen.hpp>
 #include <attune/train/adamw.hpp>
+#include <attune/train/kto_trainer.hpp>
 #include <attune/train/ppo_trainer.hpp>
 #include <attune/train/reward_functions.hpp>
 #include <attune/train/reward_trainer.hpp>
@@ -58,6 +59,15 @@ void run_dpo(std::string const& folder) {
   reference_cache const cache = cached_reference(folder + ".reference", policy, pairs);
   dpo_trainer trainer{policy, cache, optimizer, {.loop = options(folder), .losses = dpo_options{.beta = 0.2}}};
   trainer.fit(pairs);
+}
+
+// The mean of all rewards so far is state beside parameters and moments.
+void run_bco(std::string const& folder) {
+  auto policy = test::random_tabular<float>({.vocabulary = 7}, 1);
+  frozen const reference{policy};
+  adamw<float> optimizer;
+  kto_trainer trainer{policy, reference, optimizer, {.loop = options(folder), .objective = bco_options{.beta = 0.5}}};
+  trainer.fit(test::random_feedback(50, 7, 3));
 }
 
 // Responses are drawn anew, the KL's price moves with what was drawn, the critic has parameters and moments of its own.
@@ -176,6 +186,9 @@ void check(void (*run)(std::string const&)) {
 TEST_CASE("kill and resume: SFT ends in the same bytes however often it is killed") { check(run_sft); }
 TEST_CASE("kill and resume: reward training ends in the same bytes however often it is killed") { check(run_reward); }
 TEST_CASE("kill and resume: DPO with a cached reference ends in the same bytes however often it is killed") { check(run_dpo); }
+TEST_CASE("kill and resume: BCO, running delta included, ends in the same bytes however often it is killed") {
+  check(run_bco);
+}
 TEST_CASE("kill and resume: PPO with a critic of its own ends in the same bytes however often it is killed") {
   check(run_ppo);
 }
