@@ -91,8 +91,8 @@ inline constexpr std::array<loss_number, 10> loss_numbers{{
     {"--undesirable-weight", "undesirable_weight", "kto, apo_zero_unpaired: weight of an undesirable response"},
 }};
 
-/// Adds them to `o`, and returns what is to be called after parsing: it refuses options that the losses have no use for,
-/// and takes over the training loop of `run`. Both are borrowed.
+/// Adds them to `o`, and returns what is to be called after parsing: it refuses options that the losses have no use
+/// for, and takes over the training loop of `run`. Both are borrowed.
 inline std::function<void()> add_preference_options(CLI::App& app, run_options const& run,
                                                     preference_program_options& o) {
   struct given {
@@ -110,8 +110,8 @@ inline std::function<void()> add_preference_options(CLI::App& app, run_options c
                  "of pairs: name, or name:weight,name:weight,...; of " + names_of(attune::named_pair_losses()) +
                      ". Of single responses, each pair's two or those of --feedback: " +
                      names_of(named_unpaired_losses()) +
-                     ", alone; --batch-size counts responses, and the reference is a copy of the model in memory, not a "
-                     "cache")
+                     ", alone; --batch-size counts responses, and the reference is a copy of the model in memory, not "
+                     "a cache")
       ->capture_default_str()->group("Loss");
   auto* const feedback =
       app.add_flag("--feedback", o.feedback,
@@ -119,8 +119,8 @@ inline std::function<void()> add_preference_options(CLI::App& app, run_options c
           ->group("Loss");
   std::vector<CLI::Option*> numbers;
   for (std::size_t i = 0; i < loss_numbers.size(); ++i)
-    numbers.push_back(app.add_option(loss_numbers[i].flag, g->numbers[i], std::string(loss_numbers[i].meaning) +
-                                                                           " (default: its paper's)")
+    numbers.push_back(app.add_option(loss_numbers[i].flag, g->numbers[i],
+                                     std::string(loss_numbers[i].meaning) + " (default: its paper's)")
                           ->group("Loss"));
   auto* const normalization =
       app.add_option("--sft-normalization", g->normalization, "sft: mean over tokens of the step, or over responses")
