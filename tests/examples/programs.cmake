@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 #
 # cmake -DSFT=... -DREWARD_MODEL=... -DDPO=... -DPPO=... -DFOLDER=<scratch> -P programs.cmake
-# The four programs one after another on sixteen rows; then each is cut off in the middle and resumed, dpo by a signal
-# that cannot be caught, and ends in the same bits; PPO's relatives and file layouts; --help; and what they refuse, by
-# name, leaving nothing behind.
+# The four programs one after another on sixteen rows, dpo by each kind of loss; then each is cut off in the middle and
+# resumed, dpo by a signal that cannot be caught, and ends in the same bits; dpo by every loss; PPO's relatives and file
+# layouts; --help; and what they refuse, by name, leaving nothing behind.
 cmake_minimum_required(VERSION 3.25)
 
 file(REMOVE_RECURSE "${FOLDER}")
@@ -15,6 +15,12 @@ foreach(number RANGE 0 15)
   set(pair "{\"prompt\": \"What is ${number} plus 1?\", ")
   string(APPEND pair "\"chosen\": \" It is ${next}, of course.\", \"rejected\": \" No.\"}\n")
   file(APPEND "${FOLDER}/pairs.jsonl" "${pair}")
+  foreach(response IN ITEMS " It is ${next}, of course.;true" " No.;false")
+    list(GET response 0 completion)
+    list(GET response 1 label)
+    file(APPEND "${FOLDER}/feedback.jsonl" "{\"prompt\": \"What is ${number} plus 1?\", "
+                                           "\"completion\": \"${completion}\", \"label\": ${label}}\n")
+  endforeach()
   if(number LESS 4)
     file(APPEND "${FOLDER}/few.jsonl" "${pair}")
   endif()
@@ -85,12 +91,21 @@ set(sft "${SFT}" --data demonstrations.jsonl --valid demonstrations.jsonl ${shap
 set(pairs --model sft/model.safetensors --data pairs.jsonl --valid few.jsonl ${common})
 set(reward_model "${REWARD_MODEL}" ${pairs} --learning-rate 0.003)
 set(dpo "${DPO}" ${pairs} --learning-rate 0.001)
+# Losses of single responses, of which there are twice as many. Their stage is called kto.
+set(responses --batch-size 8 --epochs 3 --save-steps 4 --logging-steps 3 --learning-rate 0.001)
+foreach(loss IN ITEMS kto bco apo_zero_unpaired)
+  set(${loss} "${DPO}" --model sft/model.safetensors --data pairs.jsonl --valid few.jsonl ${responses} --loss ${loss})
+  set(stage_of_${loss} kto)
+endforeach()
 set(models --policy sft/model.safetensors --reward reward_model/model.safetensors)
 set(short ${models} --batch-size 4 --max-new-tokens 6)
 set(ppo "${PPO}" ${models} --prompts pairs.jsonl ${common} --max-new-tokens 6 --normalize-reward 20 --mini-batches 2)
 
 # One after another.
-set(programs sft reward_model dpo ppo)
+set(programs sft reward_model dpo kto bco apo_zero_unpaired ppo)
+foreach(program IN ITEMS sft reward_model dpo ppo)
+  set(stage_of_${program} ${program})
+endforeach()
 foreach(program IN LISTS programs)
   succeeds(${${program}} --output ${program} --threads 2)
   foreach(file IN ITEMS model.safetensors metrics.jsonl checkpoints/step-00000008.checkpoint
@@ -109,11 +124,14 @@ foreach(program IN LISTS programs)
     expect_text("${metrics}" "\"stage\":\"ppo\",\"step\":3,.*\"objective/kl\".*\"loss/value_avg\".*\"finish\"" ppo)
   else()
     expect_text("${output}" "12 steps.*eval_loss.*wrote ${program}/model.safetensors" ${program})
-    expect_text("${metrics}" "\"stage\":\"${program}\",\"step\":3,.*\"evaluation\".*\"finish\"" ${program})
+    expect_text("${metrics}" "\"stage\":\"${stage_of_${program}}\",\"step\":3,.*\"evaluation\".*\"finish\"" ${program})
   endif()
-  if("${program}" STREQUAL "dpo")
-    expect_text("${output}" "loss 0\\.6931 -> 0\\.[0-5].*eval_rewards/accuracies 1\\.0000" "dpo")
-  endif()
+  # Policy and reference agree at the start, where the losses are ln 2 or one half.
+  set(learnt_dpo "loss 0\\.6931 -> 0\\.[0-5].*eval_rewards/accuracies 1\\.0000")
+  set(learnt_kto "loss 0\\.5000 -> 0\\.4.*eval_rewards/margins 0\\.[5-9].*eval_kl [1-9]")
+  set(learnt_bco "loss 0\\.6931 -> 0\\.5.*eval_rewards/margins 0\\.[5-9].*eval_delta 0\\.1")
+  set(learnt_apo_zero_unpaired "loss 0\\.5000 -> 0\\.4.*eval_rewards/margins 0\\.[5-9]")
+  expect_text("${output}" "${learnt_${program}}" ${program})
 endforeach()
 succeeds("${SFT}" --data pairs.jsonl --chosen ${shape} --max-steps 2 --output chosen)
 expect_text("${output}" "2 steps" "sft --chosen")
@@ -126,7 +144,7 @@ foreach(program IN LISTS programs)
   file(REMOVE "${FOLDER}/${program}_cut/model.safetensors"
               "${FOLDER}/${program}_cut/checkpoints/step-00000012.checkpoint")
   succeeds(${${program}} --output ${program}_cut --resume --threads 1)
-  expect_text("${output}" "${program} 8/12  resumed" "${program} --resume")
+  expect_text("${output}" "${stage_of_${program}} 8/12  resumed" "${program} --resume")
   expect_same_model(${program} ${program}_cut)
   metrics_of(${program} whole)
   metrics_of(${program}_cut resumed)
@@ -147,6 +165,60 @@ run(ignored sh -c "
 succeeds(${dpo} --output killed --resume)
 expect_text("${output}" "dpo [1-9][0-9]*/60  resumed" "dpo, killed")
 expect_same_model(long killed)
+
+# Responses that were judged one by one, here those of the pairs, in the same order.
+foreach(loss IN ITEMS kto bco apo_zero_unpaired)
+  set(arguments ${responses} --loss ${loss} --feedback)
+  succeeds("${DPO}" --model sft/model.safetensors --data feedback.jsonl ${arguments} --output ${loss}_feedback)
+  expect_text("${output}" "feedback.jsonl: 32 rows, 32 kept" "--loss ${loss} --feedback")
+  expect_same_model(${loss} ${loss}_feedback)
+endforeach()
+# KTO's prompts meet other rows' completions, which lose what the window has no room for.
+string(REPEAT "why? " 10 long)
+file(WRITE "${FOLDER}/uneven.jsonl"
+     "{\"prompt\": \"${long}\", \"completion\": \" No.\", \"label\": false}\n"
+     "{\"prompt\": \"why?\", \"completion\": \" ${long}\", \"label\": true}\n")
+succeeds("${DPO}" --model sft/model.safetensors --data uneven.jsonl --loss kto --feedback --output uneven)
+
+# dpo by every loss of pairs, by itself. No two end in the same model: each name leads to its own loss.
+run(ignored "${DPO}" --model sft/model.safetensors --data pairs.jsonl --loss nothing --output refused)
+if(NOT output MATCHES "; names: ([a-z_ ]+); of single responses: kto bco apo_zero_unpaired")
+  message(FATAL_ERROR "expected a refusal that lists the losses:\n${output}")
+endif()
+string(REPLACE " " ";" losses "${CMAKE_MATCH_1}")
+list(LENGTH losses count)
+if(count LESS 20)
+  message(SEND_ERROR "expected 20 losses of pairs or more, got ${losses}")
+endif()
+set(models_of_losses "")
+foreach(loss IN LISTS losses ITEMS kto bco apo_zero_unpaired)
+  succeeds("${DPO}" --model sft/model.safetensors --data pairs.jsonl --loss ${loss} --batch-size 4 --max-steps 4
+           --learning-rate 0.001 --output loss_${loss})
+  expect_text("${output}" "4 steps, [0-9]+ tokens, loss -?[0-9.]+ -> -?[0-9.]+\n" "dpo --loss ${loss}")
+  list(APPEND models_of_losses "${FOLDER}/loss_${loss}/model.safetensors")
+endforeach()
+hashes_of("${models_of_losses}" hashes)
+list(REMOVE_DUPLICATES hashes)
+list(LENGTH hashes different)
+list(LENGTH models_of_losses count)
+if(NOT different EQUAL count)
+  message(SEND_ERROR "${count} losses, but ${different} models")
+endif()
+# The numbers of single responses' losses reach them.
+foreach(arguments IN ITEMS "kto;--beta;0.5" "kto;--desirable-weight;2" "kto;--undesirable-weight;0.5" "bco;--beta;0.5"
+                           "apo_zero_unpaired;--beta;0.5" "apo_zero_unpaired;--desirable-weight;2"
+                           "apo_zero_unpaired;--undesirable-weight;0.5")
+  string(REPLACE ";" "" folder "${arguments}")
+  list(GET arguments 0 loss)
+  succeeds("${DPO}" --model sft/model.safetensors --data pairs.jsonl --batch-size 4 --max-steps 4
+           --learning-rate 0.001 --loss ${arguments} --output ${folder})
+  hashes_of("${FOLDER}/${folder}/model.safetensors;${FOLDER}/loss_${loss}/model.safetensors" hashes)
+  list(REMOVE_DUPLICATES hashes)
+  list(LENGTH hashes different)
+  if(NOT different EQUAL 2)
+    message(SEND_ERROR "dpo --loss ${arguments}: the number changes nothing")
+  endif()
+endforeach()
 
 # PPO's relatives, each from prompts in another layout, and what their metrics tell them apart by.
 file(APPEND "${FOLDER}/prompts.jsonl" "{\"prompt\": \"What is 1 plus 1?\"}\n{\"prompt\": \"And 2 plus 2?\"}\n")
@@ -188,6 +260,8 @@ foreach(program IN ITEMS SFT REWARD_MODEL DPO PPO)
   set(inputs --model --data --valid --max-steps --eval-steps)
   if("${program}" STREQUAL "PPO")
     set(inputs --policy --reward --prompts --updates --advantage)
+  elseif("${program}" STREQUAL "DPO")
+    list(APPEND inputs --loss --feedback --beta --desirable-weight --undesirable-weight)
   endif()
   foreach(option IN ITEMS ${inputs} --output --resume --seed --threads --learning-rate --max-length)
     expect_text("${output}" " ${option} " "${program} --help")
@@ -219,8 +293,40 @@ refused("--label-smoothing: no loss in --loss hinge has it" ${dpo} --loss hinge 
 refused("an f-divergence has no effect on the loss nca_pair" ${dpo} --loss nca_pair --f-divergence forward_kl)
 refused("--f-alpha: only with --f-divergence alpha_divergence" ${dpo} --f-alpha 0.3)
 refused("reference_free only with a loss that has a reference" ${dpo} --loss simpo --reference-free)
-refused("ld_alpha in \[0, 1\], got 2" ${dpo} --ld-alpha 2)
+refused("ld_alpha in \\[0, 1\\], got 2" ${dpo} --ld-alpha 2)
 refused("expected --max-length at most the model's window, got 65" ${dpo} --max-length 65)
+foreach(losses IN ITEMS kto:1 bco:0.5 apo_zero_unpaired:2 kto,sft:1 sigmoid,bco sft:1,apo_zero_unpaired:1 kto,bco)
+  refused("dpo: --loss ${losses}: [a-z_]+ is a loss of single responses, not of pairs: it stands alone"
+          ${dpo} --loss ${losses})
+endforeach()
+refused("\"ktoo\"; names: .* orpo; of single responses: kto bco apo_zero_unpaired" ${dpo} --loss ktoo)
+foreach(loss IN ITEMS kto bco apo_zero_unpaired)
+  foreach(option IN ITEMS --label-smoothing --target-margin --delta --discopop-tau --simpo-gamma --alphapo-alpha
+                          --cpo-alpha)
+    refused("dpo: ${option}: no loss in --loss ${loss} has it" ${dpo} --loss ${loss} ${option} 0.1)
+  endforeach()
+  refused("dpo: --sft-normalization: no loss in --loss ${loss} has it" ${dpo} --loss ${loss} --sft-normalization token)
+  foreach(option IN ITEMS "--f-divergence;forward_kl" "--f-alpha;0.3" --reference-free "--ld-alpha;0.5")
+    list(GET option 0 name)
+    refused("dpo: ${name}: only with a loss of pairs, not --loss ${loss}" ${dpo} --loss ${loss} ${option})
+  endforeach()
+  refused("dpo: expected ${loss}_options.beta > 0 and finite, got 0" ${dpo} --loss ${loss} --beta 0)
+endforeach()
+foreach(loss IN ITEMS sigmoid sft bco)
+  foreach(option IN ITEMS --desirable-weight --undesirable-weight)
+    refused("dpo: ${option}: no loss in --loss ${loss} has it" ${dpo} --loss ${loss} ${option} 2)
+  endforeach()
+endforeach()
+refused("kto_options.desirable_weight >= 0 and finite, got -1" ${dpo} --loss kto --desirable-weight -1)
+refused("kto_options.undesirable_weight >= 0 and finite, got -1" ${dpo} --loss kto --undesirable-weight -1)
+refused("apo_zero_unpaired_options.desirable_weight > 0 or undesirable_weight > 0"
+        ${dpo} --loss apo_zero_unpaired --desirable-weight 0 --undesirable-weight 0)
+refused("dpo: --feedback: only with a loss of single responses, not --loss sigmoid" ${dpo} --feedback)
+refused("batch_size >= 2 for KTO: a single example has no mismatched pair, got 1" ${dpo} --loss kto --batch-size 1)
+# A step of one response; the folder of such a run would stand in the way of the next.
+refused("the epoch's last step has one: examples, got 32" ${dpo} --loss kto --batch-size 31)
+refused("evaluation batch.*the last one has one: examples, got 8" ${dpo} --loss kto --valid few.jsonl --batch-size 7)
+refused("expected --max-length at most the model's window, got 65" ${dpo} --loss kto --max-length 65)
 
 set(ppo "${PPO}" ${short} --prompts pairs.jsonl --output refused)
 refused("--reward is required" "${PPO}" --policy sft/model.safetensors --prompts pairs.jsonl --output refused)
@@ -263,6 +369,10 @@ file(WRITE "${FOLDER}/bad.jsonl" "{\"prompt\": \"a\"}\n{\"text\": \"a\"}\n")
 succeeds(sh -c "head -c 2000 sft/model.safetensors > short.safetensors")
 refused("sft: nowhere.jsonl: cannot open" "${SFT}" --data nowhere.jsonl ${shape} --output refused)
 refused("dpo: row.jsonl:2: .*rejected" "${DPO}" --model sft/model.safetensors --data row.jsonl --output refused)
+refused("dpo: pairs.jsonl:1: field \"label\": missing"
+        "${DPO}" --model sft/model.safetensors --data pairs.jsonl --loss kto --feedback --output refused)
+refused("dpo: feedback.jsonl:1: .*chosen"
+        "${DPO}" --model sft/model.safetensors --data feedback.jsonl --loss kto --output refused)
 refused("dpo: nowhere.safetensors: cannot open"
         "${DPO}" --model nowhere.safetensors --data pairs.jsonl --output refused)
 refused("dpo: pairs.jsonl: " "${DPO}" --model pairs.jsonl --data pairs.jsonl --output refused)
@@ -282,7 +392,7 @@ refused("reward_model/model.safetensors: a reward model; a language model is nee
         "${DPO}" --model reward_model/model.safetensors --data pairs.jsonl --output refused)
 
 # An earlier run, which must stay as it is.
-file(GLOB_RECURSE before "${FOLDER}/sft/*" "${FOLDER}/dpo/*" "${FOLDER}/ppo/*")
+file(GLOB_RECURSE before "${FOLDER}/sft/*" "${FOLDER}/dpo/*" "${FOLDER}/kto/*" "${FOLDER}/ppo/*")
 hashes_of("${before}" hashes)
 set(sft "${SFT}" ${shape} ${common} --output sft)
 set(dpo "${DPO}" --model sft/model.safetensors ${common} --output dpo)
@@ -294,6 +404,11 @@ refused("step-00000012.checkpoint: byte [0-9]+: the checkpoint belongs to other 
         ${sft} --data other.jsonl --resume)
 file(WRITE "${FOLDER}/other_pairs.jsonl" "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n")
 refused("dpo/reference.cache: made for other data" ${dpo} --data other_pairs.jsonl --resume)
+set(dpo "${DPO}" --model sft/model.safetensors --data pairs.jsonl --valid few.jsonl ${responses} --resume)
+refused("checkpoint: byte [0-9]+: the checkpoint belongs to " ${dpo} --output dpo --loss kto)
+refused("the checkpoint belongs to a run with other options" ${dpo} --output kto --loss apo_zero_unpaired)
+refused("the checkpoint belongs to a run with other options" ${dpo} --output kto --loss kto --undesirable-weight 2)
+refused("the checkpoint belongs to a run with other options" ${dpo} --output kto --loss kto --max-length 63)
 set(ppo "${PPO}" ${models} ${common} --max-new-tokens 6 --mini-batches 2 --output ppo)
 succeeds("${REWARD_MODEL}" --model sft/model.safetensors --data pairs.jsonl --max-steps 1 --output other_reward)
 refused("ppo: holds metrics.jsonl of an earlier run: give --resume" ${ppo} --prompts pairs.jsonl)
@@ -303,7 +418,7 @@ list(TRANSFORM ppo REPLACE "^reward_model/" "other_reward/" OUTPUT_VARIABLE judg
 refused("the checkpoint belongs to a run with other options" ${judged_otherwise} --prompts pairs.jsonl --resume)
 refused("the checkpoint belongs to a run with other options"
         ${ppo} --prompts pairs.jsonl --normalize-reward 20 --temperature 0.9 --resume)
-file(GLOB_RECURSE after "${FOLDER}/sft/*" "${FOLDER}/dpo/*" "${FOLDER}/ppo/*")
+file(GLOB_RECURSE after "${FOLDER}/sft/*" "${FOLDER}/dpo/*" "${FOLDER}/kto/*" "${FOLDER}/ppo/*")
 hashes_of("${after}" hashes_after)
 if(NOT "${after} ${hashes_after}" STREQUAL "${before} ${hashes}")
   message(SEND_ERROR "a refused run changed the files of an earlier one")

@@ -372,6 +372,15 @@ TEST_CASE("kto trainer: data that would leave KTO a step of one example are refu
   CHECK(fit(eight, eight, 0) == "no error");
   CHECK(fit(nine, nine, 0, bco_options{}) == "no error");
   CHECK(fit(nine, eight, 2) == "no error");  // the step of one is never reached
+
+  // The same question without a trainer, for whoever has yet to make a folder for the run.
+  kto_trainer_options options{.loop = {.batch_size = 4}};
+  CHECK_THROWS_AS(validate_sizes(options, 9), contract_violation);
+  CHECK_THROWS_AS(validate_sizes(options, 8, 9), contract_violation);
+  CHECK_NOTHROW(validate_sizes(options, 8));
+  CHECK_NOTHROW(validate_sizes(options, 10, 2));
+  options.objective = apo_zero_unpaired_options{};
+  CHECK_NOTHROW(validate_sizes(options, 9, 9));
 }
 
 TEST_CASE("kto trainer: a reference that is not the policy is refused with the example and the way out") {

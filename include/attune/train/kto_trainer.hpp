@@ -15,6 +15,26 @@
 
 namespace attune {
 
+/// Throws contract_violation for data whose last step (or evaluation batch) would leave KTO one example, which has no
+/// mismatched pair: another batch_size helps. 0 evaluation rows: there are none. The trainer asks before it starts; a
+/// program can before it makes a folder for the run. Expects valid options.
+inline void validate_sizes(kto_trainer_options const& o, std::size_t rows, std::size_t evaluation_rows = 0) {
+  if (!std::holds_alternative<kto_options>(o.objective)) return;
+  std::size_t const batch = o.loop.batch_size;
+  std::size_t const per_epoch = rows / batch + (rows % batch != 0 ? 1 : 0);
+  bool const reached = o.loop.max_steps == 0
+                           ? o.loop.epochs * static_cast<double>(per_epoch) >= static_cast<double>(per_epoch) - 1.0
+                           : o.loop.max_steps >= per_epoch;
+  expects(rows % batch != 1 || !reached,
+          "kto: two examples or more in every step, since one has no mismatched pair; with this batch_size the epoch's "
+          "last step has one: examples",
+          rows);
+  expects(evaluation_rows % batch != 1,
+          "kto: two examples or more in every evaluation batch, since one has no mismatched pair; with this batch_size "
+          "the last one has one: examples",
+          evaluation_rows);
+}
+
 /// KTO, BCO or unpaired APO-zero of a policy against a reference (door 3), on a FeedbackDataset; `unpaired(pairs)`
 /// makes one of preference pairs. All three are borrowed and must outlive the trainer.
 ///
@@ -24,9 +44,6 @@ namespace attune {
 ///
 /// The reference is a model. A reference_cache will not do: it knows the data's completions, and KTO asks about
 /// completions that met another prompt, in pairs that change with every step.
-///
-/// KTO refuses, before it starts, data whose last step (or evaluation batch) would hold one example: another batch_size
-/// helps.
 template <Policy P, ReferencePolicy R, Optimizer<P> O>
 class kto_trainer : public trainer_on<kto_trainer<P, R, O>, judged_completion> {
  public:
@@ -43,22 +60,8 @@ class kto_trainer : public trainer_on<kto_trainer<P, R, O>, judged_completion> {
 
   template <class Train, class Evaluation, class Sink>
   training_summary run(Train const& train, Evaluation const* evaluation, Sink&& sink) {
-    if (std::holds_alternative<kto_options>(options_.objective)) {
-      std::size_t const batch = options_.loop.batch_size, rows = static_cast<std::size_t>(train.size());
-      std::size_t const per_epoch = rows / batch + (rows % batch != 0 ? 1 : 0);
-      bool const reached = options_.loop.max_steps == 0 ? options_.loop.epochs * static_cast<double>(per_epoch) >
-                                                              static_cast<double>(per_epoch) - 1.0
-                                                        : options_.loop.max_steps >= per_epoch;
-      expects(rows % batch != 1 || !reached,
-              "kto: two examples or more in every step, since one has no mismatched pair; with this batch_size the "
-              "epoch's last step has one: examples",
-              rows);
-      if (evaluation != nullptr)
-        expects(static_cast<std::size_t>(evaluation->size()) % batch != 1,
-                "kto: two examples or more in every evaluation batch, since one has no mismatched pair; with this "
-                "batch_size the last one has one: examples",
-                static_cast<std::size_t>(evaluation->size()));
-    }
+    validate_sizes(options_, static_cast<std::size_t>(train.size()),
+                   evaluation == nullptr ? 0 : static_cast<std::size_t>(evaluation->size()));
     kto_stage<P, R> stage(policy_, reference_, options_);
     training_loop loop(stage, policy_, optimizer_, options_.loop);
     return loop.run(train, evaluation, sink);
