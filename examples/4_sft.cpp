@@ -29,6 +29,7 @@ int main(int count, char** values) {
   programs::run_options options;
   attune::sft_options objective;
   bool chosen = false;
+  std::string loss_type = "nll";
 
   CLI::App app("Supervised fine-tuning of a byte-level language model.\nRows: {\"prompt\", \"completion\"}, "
                "{\"instruction\", \"response\"} or {\"messages\"}.", "sft");
@@ -37,8 +38,13 @@ int main(int count, char** values) {
   app.add_flag("--chosen", chosen, "the data are preference pairs; learn their chosen replies");
   app.add_option("--label-smoothing", objective.label_smoothing, "share of a target spread over the vocabulary")
       ->capture_default_str()->group("Training");
+  app.add_option("--loss-type", loss_type, "nll, or dft: a token's loss is weighed by its probability")
+      ->check(CLI::IsMember({"nll", "dft"}))->capture_default_str()->group("Training");
+  app.add_option("--z-loss", objective.z_loss_coef, "weight of the squared log-normaliser of the logits")
+      ->capture_default_str()->group("Training");
 
   return programs::run(app, count, values, options, [&] {
+    if (loss_type == "dft") objective.loss_type = attune::sft_loss_type::dft;
     validate(objective);
     attune::decoder<float> model = programs::starting_model(options);
     auto const load = [&](std::string const& path) {

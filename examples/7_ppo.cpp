@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
 // ppo: reinforcement learning of a language model on prompts, against a reward model: PPO with a critic, or one of its
-// relatives without (RLOO, GRPO, Dr.GRPO, REINFORCE++).
+// relatives without (RLOO, GRPO, Dr.GRPO, REINFORCE++); by PPO's loss, GSPO's, CISPO's or SAPO's.
 //
 //   ppo --policy sft/model.safetensors --reward reward/model.safetensors --prompts pairs.jsonl.gz --output ppo
 //   ppo --policy sft/model.safetensors --reward reward/model.safetensors --prompts prompts.jsonl --output grpo
 //       --advantage grpo --num-generations 8 --kl-placement loss
+//   ppo --policy sft/model.safetensors --reward reward/model.safetensors --prompts prompts.jsonl --output dapo
+//       --advantage grpo --num-generations 8 --kl-coef 0 --cliprange-high 0.28 --max-resamples 10 --overlong-buffer 16
 //
 // The reference is the model that training starts from. What all of it is after: see closed_form.
 #include <cstddef>

@@ -49,7 +49,7 @@ if(NOT headers)
   message(FATAL_ERROR "no header below ${ROOT}/attune")
 endif()
 foreach(header IN LISTS headers)
-  cmake_path(GET header PARENT_PATH folder)
+  string(REGEX REPLACE "/.*" "" folder "${header}")  # objective/unpaired is bound as objective is
   if(header STREQUAL "attune.hpp")
     set(folder attune)
   endif()

@@ -55,6 +55,7 @@ expect_breach(core/word.hpp "#include <attune/concepts/wall.hpp>" "core may not 
 expect_breach(concepts/wall.hpp "#include <attune/objective/paper.hpp>" "concepts may not include objective")
 expect_breach(objective/paper.hpp "#include <attune/train/loop.hpp>" "objective may not include train")
 expect_breach(objective/paper.hpp "  #  include <attune/backend/rows.hpp>" "objective may not include backend")
+expect_breach(objective/family/member.hpp "${head}#include <attune/train/loop.hpp>" "objective may not include train")
 expect_breach(train/loop.hpp "#include <attune/eval/verdict.hpp>" "train may not include eval")
 expect_breach(train/loop.hpp "#include <attune/model/net.hpp>" "train may not include model")
 expect_breach(train/loop.hpp "#include <attune/io/bytes.hpp>" "train may not include io")

@@ -18,6 +18,8 @@
 /// The command line of ppo.
 namespace programs {
 
+enum class policy_loss { ppo, gspo, cispo, sapo };
+
 struct ppo_program_options {
   std::string reward, prompts;
   bool critic_from_policy = false;
@@ -26,6 +28,11 @@ struct ppo_program_options {
   double temperature = 1.0;
   std::size_t normalize_reward = 0;  ///< responses; 0: rewards are taken as they are
   std::size_t samples = 3;           ///< shown at the end
+  policy_loss loss = policy_loss::ppo;
+  attune::ppo_options ppo;  ///< cliprange and cliprange_high are gspo's as well
+  attune::gspo_options gspo;
+  attune::cispo_options cispo;
+  attune::sapo_options sapo;
   attune::ppo_trainer_options trainer;
 };
 
@@ -92,19 +99,44 @@ inline std::function<void()> add_ppo_options(CLI::App& app, ppo_program_options&
   number("--kl-target", t.kl.target, "nats per response that --kl-coef is steered to; 0: it stays");
   auto* const horizon = number("--kl-horizon", t.kl.horizon, "responses in which --kl-coef may change by a fifth");
 
-  number("--cliprange", t.ppo.cliprange, "room of a token's ratio to the policy that drew it");
-  number("--cliprange-high", t.ppo.cliprange_high, "room above 1; 0: as --cliprange");
-  number("--dual-clip", t.ppo.dual_clip, "bound on the ratio where the advantage is negative; 0: none");
+  auto* const bias = app.add_flag("--kl-bias-correction", t.kl.bias_correction,
+                                  "KL in the loss times the ratio to the policy that drew the tokens")->group("PPO");
+
+  add_choice<policy_loss>(app, "--loss", o.loss,
+                          {{"ppo", policy_loss::ppo},
+                           {"gspo", policy_loss::gspo},
+                           {"cispo", policy_loss::cispo},
+                           {"sapo", policy_loss::sapo}},
+                          "what a token's ratio and advantage are worth");
+  auto* const clip =
+      number("--cliprange", o.ppo.cliprange, "room of a ratio to the policy that drew the tokens; gspo: 3e-4");
+  auto* const clip_high =
+      number("--cliprange-high", o.ppo.cliprange_high, "room above 1; 0: as --cliprange; gspo: 4e-4");
+  auto* const dual_clip =
+      number("--dual-clip", o.ppo.dual_clip, "bound on the ratio where the advantage is negative; 0: none");
+  auto* const by_token =
+      app.add_flag("--gspo-token", o.gspo.token_advantages, "a token's loss moves that token alone")->group("PPO");
+  auto* const weight_bound = number("--epsilon-high", o.cispo.epsilon_high, "bound on a token's weight");
+  auto* const tau_pos = number("--sapo-temperature-pos", o.sapo.sapo_temperature_pos, "where the advantage is above 0");
+  auto* const tau_neg = number("--sapo-temperature-neg", o.sapo.sapo_temperature_neg, "elsewhere");
+  auto* const resamples = whole("--max-resamples", t.max_resamples,
+                                "rounds of further prompts for groups whose scores are all equal; 0: they stay");
+  app.add_flag("--mask-truncated-completions", t.mask_truncated_completions, "no loss from responses without an end")
+      ->group("PPO");
+  whole("--overlong-buffer", t.rollout.overlong_buffer,
+        "tokens before --max-new-tokens in which a penalty grows to --overlong-factor; 0: none");
+  auto* const overlong_factor = number("--overlong-factor", t.rollout.overlong_factor, "unit of the scores");
   auto* const entropy = number("--entropy-coef", t.entropy_coef, "weight of an entropy bonus");
   whole("--ppo-epochs", t.num_ppo_epochs, "passes over the responses of an update");
   whole("--mini-batches", t.num_mini_batches, "optimiser steps per pass");
   number("--target-kl", t.target_kl, "an update ends when it has moved so far; 0: it does not");
-  add_choice<loss_aggregation>(app, "--aggregation", t.aggregation,
-                               {{"token_mean", loss_aggregation::token_mean},
-                                {"sequence_mean", loss_aggregation::sequence_mean},
-                                {"sequence_sum", loss_aggregation::sequence_sum},
-                                {"constant", loss_aggregation::constant}},
-                               "of tokens into a loss; constant divides by --max-new-tokens");
+  auto* const aggregation = add_choice<loss_aggregation>(
+      app, "--aggregation", t.aggregation,
+      {{"token_mean", loss_aggregation::token_mean},
+       {"sequence_mean", loss_aggregation::sequence_mean},
+       {"sequence_sum", loss_aggregation::sequence_sum},
+       {"constant", loss_aggregation::constant}},
+      "of tokens into a loss; constant divides by --max-new-tokens; gspo and sapo: sequence_mean");
 
   auto* const gamma = number("--gamma", t.gae.gamma, "discount per token");
   auto* const lam = number("--lam", t.gae.lam, "0: one-step advantages; 1: to the end of the response");
@@ -127,11 +159,28 @@ inline std::function<void()> add_ppo_options(CLI::App& app, ppo_program_options&
          {gamma, lam, whiten, value_clip, value_weight, from, critic_rate, shared});
     only("without --shared-critic", !o.shared_critic, {from, critic_rate, entropy});
     only("with --missing-eos subtract or replace", t.rollout.without_eos != missing_eos::keep, {penalty});
-    only("with --kl-coef above 0", t.kl.kl_coef > 0.0, {placement, estimator});
+    only("with --kl-coef above 0", t.kl.kl_coef > 0.0, {placement, estimator, bias});
+    only("with --kl-placement loss", t.kl.placement == kl_placement::loss, {bias});
+    only("with --loss ppo or gspo", o.loss == policy_loss::ppo || o.loss == policy_loss::gspo, {clip, clip_high});
+    only("with --loss ppo", o.loss == policy_loss::ppo, {dual_clip});
+    only("with --loss gspo", o.loss == policy_loss::gspo, {by_token});
+    only("with --loss cispo", o.loss == policy_loss::cispo, {weight_bound});
+    only("with --loss sapo", o.loss == policy_loss::sapo, {tau_pos, tau_neg});
+    only("without --advantage gae, whose responses are in no group", !with_critic, {resamples});
+    only("with --overlong-buffer", t.rollout.overlong_buffer > 0, {overlong_factor});
     only("with --kl-target", t.kl.target > 0.0, {horizon});
     only("0, or 2 and more: one response has no deviation", o.normalize_reward != 1, {normalize});
     if (generations->count() == 0 && !with_critic) t.rollout.num_generations = 4;
     if (estimator->count() == 0 && t.kl.placement == kl_placement::loss) t.kl.estimator = kl_estimator::k2;
+    if (clip->count() > 0) o.gspo.cliprange = o.ppo.cliprange;
+    if (clip_high->count() > 0) o.gspo.cliprange_high = o.ppo.cliprange_high;
+    switch (o.loss) {
+      case policy_loss::ppo: t.surrogate = o.ppo; break;
+      case policy_loss::gspo: t.surrogate = o.gspo; break;
+      case policy_loss::cispo: t.surrogate = o.cispo; break;
+      case policy_loss::sapo: t.surrogate = o.sapo; break;
+    }
+    if (aggregation->count() == 0) t.aggregation = attune::paper_aggregation_of(t.surrogate);
     attune::validate_temperature(o.temperature);
   };
 }

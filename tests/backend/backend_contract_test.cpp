@@ -41,6 +41,41 @@ TEST_CASE("backend_contract: entropies are one per row or none, and come with th
   CHECK_THROWS_AS(expects_slopes(normalizers, row_slopes<float>{two, {}, three, three}, 2), contract_violation);
 }
 
+TEST_CASE("backend_contract: collisions and slopes of normalisers are one per row or none") {
+  std::vector<float> two(2), three(3);
+  CHECK_NOTHROW(expects_outputs(row_logps<float>{two, two, {}, {}, two}, 2));
+  CHECK_THROWS_WITH(expects_outputs(row_logps<float>{two, two, {}, {}, three}, 2),
+                    "expected row_logps.collisions: empty, or one per row, got 3");
+  std::span<float const> const normalizers(two);
+  CHECK_NOTHROW(expects_slopes(normalizers, row_slopes<float>{two, {}, {}, {}, two}, 2));
+  CHECK_THROWS_WITH(expects_slopes(normalizers, row_slopes<float>{two, {}, {}, {}, three}, 2),
+                    "expected row_slopes.log_normalizers: empty, or one per row, got 3");
+}
+
+TEST_CASE("backend_contract: a divergence is between matrices of one shape, one number per row") {
+  std::vector<float> x(6), two(2), three(3);
+  std::vector<token_id> const targets{0, no_target};
+  auto const m = as_matrix<float const>(x.data(), 2, 3);
+  row_kl<float> const good{two, two, two};
+  CHECK_NOTHROW(expects_divergence(m, m, targets, good));
+  CHECK_THROWS_WITH(expects_divergence(m, as_matrix<float const>(x.data(), 2, 2), targets, good),
+                    "expected token_kl: ref_logits shaped as logits");
+  CHECK_THROWS_WITH(expects_divergence(m, as_matrix<float const>(x.data(), 1, 3), targets, good),
+                    "expected token_kl: ref_logits shaped as logits");
+  CHECK_THROWS_AS(expects_divergence(m, m, std::span(targets).first(1), good), contract_violation);
+  CHECK_THROWS_WITH(expects_divergence(m, m, targets, row_kl<float>{three, two, two}), "expected row_kl.kl: one per row, got 3");
+  CHECK_THROWS_WITH(expects_divergence(m, m, targets, row_kl<float>{two, three, two}),
+                    "expected row_kl.log_normalizers: one per row, got 3");
+  CHECK_THROWS_WITH(expects_divergence(m, m, targets, row_kl<float>{two, two, three}),
+                    "expected row_kl.ref_log_normalizers: one per row, got 3");
+  auto const d = as_matrix(x.data(), 2, 3);
+  CHECK_NOTHROW(expects_divergence_slopes(m, std::span<float const>(two), d));
+  CHECK_THROWS_WITH(expects_divergence_slopes(m, std::span<float const>(three), d),
+                    "expected token_kl_adjoint: one slope per row, got 3");
+  CHECK_THROWS_WITH(expects_divergence_slopes(m, std::span<float const>(two), as_matrix(x.data(), 2, 2)),
+                    "expected token_kl_adjoint: dlogits shaped as logits");
+}
+
 TEST_CASE("backend_contract: segments cover the values in order") {
   std::vector<std::size_t> const good{0, 2, 2, 5}, late{1, 2, 2, 5}, backwards{0, 3, 2, 5};
   CHECK_NOTHROW(expects_segments(good, 3, 5));

@@ -89,14 +89,15 @@ struct linear_problem {
 
 template <class T>
 struct linear_answer {
-  std::vector<T> logps, log_normalizers, mean_logps, entropies, dhidden, dhead;
+  std::vector<T> logps, log_normalizers, mean_logps, entropies, collisions, dhidden, dhead;
 };
 
 /// `shift` moves every matrix that many elements away from where the allocator put it.
 template <class T, class B>
 linear_answer<T> solve(B const& backend, linear_problem<T> const& p, std::size_t shift = 0) {
-  linear_answer<T> a{std::vector<T>(p.rows), std::vector<T>(p.rows), std::vector<T>(p.rows), std::vector<T>(p.rows),
-                     std::vector<T>(p.rows * p.width, T(9)), std::vector<T>(p.vocabulary * p.width, T(0.25))};
+  std::vector<T> const rows(p.rows);
+  linear_answer<T> a{rows, rows, rows, rows, rows, std::vector<T>(p.rows * p.width, T(9)),
+                     std::vector<T>(p.vocabulary * p.width, T(0.25))};
   std::size_t const elements = backend.linear_workspace(p.rows, p.vocabulary, p.width);
   std::vector<T> memory(elements + shift, std::numeric_limits<T>::quiet_NaN());
   std::vector<T> hidden(p.hidden.size() + shift), head(p.head.size() + shift), dhead(a.dhead.size() + shift, T(0.25));
@@ -105,8 +106,9 @@ linear_answer<T> solve(B const& backend, linear_problem<T> const& p, std::size_t
   auto const h = as_matrix<T const>(hidden.data() + shift, p.rows, p.width);
   auto const w = as_matrix<T const>(head.data() + shift, p.vocabulary, p.width);
   std::span<T> const workspace(memory.data() + shift, elements);
-  backend.linear_token_logps(h, w, p.targets, {a.logps, a.log_normalizers, a.mean_logps, a.entropies}, workspace);
-  row_slopes<T> const slopes{p.slopes, p.mean_slopes, a.entropies, p.mean_slopes};
+  backend.linear_token_logps(h, w, p.targets, {a.logps, a.log_normalizers, a.mean_logps, a.entropies, a.collisions},
+                             workspace);
+  row_slopes<T> const slopes{p.slopes, p.mean_slopes, a.entropies, p.mean_slopes, p.slopes};
   backend.linear_token_logps_adjoint(h, w, p.targets, a.log_normalizers, slopes,
                                      as_matrix(a.dhidden.data(), p.rows, p.width),
                                      as_matrix(dhead.data() + shift, p.vocabulary, p.width), workspace);
@@ -233,6 +235,7 @@ TEST_CASE_TEMPLATE("eigen: a row of the linear head keeps its bits when rows are
           std::size_t const i = chosen[r];
           equal = equal && part.logps[r] == all.logps[i] && part.log_normalizers[r] == all.log_normalizers[i] &&
                   part.mean_logps[r] == all.mean_logps[i] && part.entropies[r] == all.entropies[i] &&
+                  part.collisions[r] == all.collisions[i] &&
                   std::memcmp(&part.dhidden[r * d], &all.dhidden[i * d], d * sizeof(T)) == 0;
         }
         CAPTURE(v);
@@ -286,15 +289,23 @@ TEST_CASE_TEMPLATE("eigen: a row without a target may hold anything", T, float, 
 TEST_CASE_TEMPLATE("eigen: results are the same bits for any number of threads", T, float, double) {
   linear_problem<T> const p(150, 1600, 24, 21);
   std::vector<T> const logits = normal<T>(150 * 1600, 3.0, 22), values = normal<T>(300007, 1.0, 23);
+  std::vector<T> const ref_logits = normal<T>(150 * 1600, 3.0, 24);
   adamw_update<T> const update{T(0.9), T(0.999), T(1e-8), T(0.01), T(1.1), T(0.99), T(0.5)};
   struct everything {
     linear_answer<T> linear;
     std::vector<T> logps, normalizers, gradient, value, first, second;
     double norm;
+    std::vector<T> kl, kl_gradient;
   };
   auto const run = [&](thread_pool* pool) {
     eigen_backend<T> const backend(pool, 64);
-    everything e{solve(backend, p), std::vector<T>(150), std::vector<T>(150), logits, values, values, values, 0.0};
+    everything e{solve(backend, p), std::vector<T>(150), std::vector<T>(150), logits, values, values, values, 0.0,
+                 std::vector<T>(150),  std::vector<T>(150 * 1600)};
+    std::vector<T> z(150), w(150);
+    auto const one = as_matrix(logits.data(), 150, 1600), other = as_matrix(ref_logits.data(), 150, 1600);
+    backend.token_kl(one, other, p.targets, kl_direction::reverse, {e.kl, z, w});
+    backend.token_kl_adjoint(one, other, p.targets, kl_direction::reverse, {e.kl, z, w}, p.slopes,
+                             as_matrix(e.kl_gradient.data(), 150, 1600));
     auto const view = as_matrix(e.gradient.data(), 150, 1600);
     backend.token_logps(view, p.targets, {e.logps, e.normalizers});
     backend.token_logps_adjoint(view, p.targets, e.normalizers, {p.slopes, p.mean_slopes}, view);
@@ -312,6 +323,8 @@ TEST_CASE_TEMPLATE("eigen: results are the same bits for any number of threads",
     CHECK(same(e.linear.dhead, alone.linear.dhead));
     CHECK(same(e.logps, alone.logps));
     CHECK(same(e.gradient, alone.gradient));
+    CHECK(same(e.kl, alone.kl));
+    CHECK(same(e.kl_gradient, alone.kl_gradient));
     CHECK(same(e.value, alone.value));
     CHECK(same(e.second, alone.second));
     CHECK(e.norm == alone.norm);

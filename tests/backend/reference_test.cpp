@@ -91,6 +91,29 @@ TEST_CASE("reference: two equal logits give -log 2 and a gradient of a half each
   CHECK(gradient[1] == doctest::Approx(0.5).epsilon(1e-14));
 }
 
+TEST_CASE("reference: the divergence of a fair coin from a crooked one, both ways round, and its gradient") {
+  reference_backend<double> const backend;
+  double const fair[2] = {7.0, 7.0}, crooked[2] = {std::log(0.9), std::log(0.1)}, slope = 2.0;
+  token_id const target = 0;
+  auto const p = as_matrix(fair, 1, 2), q = as_matrix(crooked, 1, 2);
+  double kl = 0.0, z = 0.0, w = 9.0, gradient[2] = {1.0, 1.0};
+  row_kl<double> const rows{{&kl, 1}, {&z, 1}, {&w, 1}};
+  row_kl<double const> const seen{{&kl, 1}, {&z, 1}, {&w, 1}};
+  backend.token_kl(p, q, {&target, 1}, kl_direction::reverse, rows);
+  CHECK(kl == doctest::Approx(0.5 * std::log(0.5 / 0.9) + 0.5 * std::log(0.5 / 0.1)).epsilon(1e-14));
+  CHECK(z == 7.0 + std::log(2.0));
+  CHECK(std::abs(w) <= 1e-16);
+  backend.token_kl_adjoint(p, q, {&target, 1}, kl_direction::reverse, seen, {&slope, 1}, as_matrix(gradient, 1, 2));
+  CHECK(gradient[0] == doctest::Approx(1.0 + 2.0 * 0.5 * (std::log(0.5 / 0.9) - kl)).epsilon(1e-14));
+  CHECK(gradient[1] == doctest::Approx(1.0 + 2.0 * 0.5 * (std::log(0.5 / 0.1) - kl)).epsilon(1e-14));
+  backend.token_kl(p, q, {&target, 1}, kl_direction::forward, rows);
+  CHECK(kl == doctest::Approx(0.9 * std::log(0.9 / 0.5) + 0.1 * std::log(0.1 / 0.5)).epsilon(1e-14));
+  backend.token_kl_adjoint(p, q, {&target, 1}, kl_direction::forward, seen, {&slope, 1}, as_matrix(gradient, 1, 2));
+  CHECK(gradient[0] == doctest::Approx(1.0 + (std::log(0.5 / 0.9) - (0.5 * std::log(0.5 / 0.9) + 0.5 * std::log(0.5 / 0.1))) +
+                                       2.0 * (0.5 - 0.9))
+                           .epsilon(1e-14));
+}
+
 TEST_CASE("reference: the gradient of a nearly certain target keeps its digits") {
   reference_backend<double> const backend;
   double const logits[2] = {0.0, 40.0};  // 1 - p = 4e-18: lost if 1 - exp(logp) were taken

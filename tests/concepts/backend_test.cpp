@@ -30,8 +30,25 @@ struct archetype {
   void segment_broadcast(in_values, bounds, out_values) {}
   double squared_norm(in_values) { return 0.0; }
   void adamw(adamw_update<float>, out_values, in_values, out_values, out_values) {}
+  void token_kl(in_matrix, in_matrix, ids, kl_direction, row_kl<float>) {}
+  void token_kl_adjoint(in_matrix, in_matrix, ids, kl_direction, row_kl<float const>, in_values, out_matrix) {}
 };
 static_assert(Backend<archetype>);
+
+struct kl_in_one_direction : archetype {
+  void token_kl(in_matrix, in_matrix, ids, row_kl<float>) {}
+};
+static_assert(!Backend<kl_in_one_direction>);
+
+struct kl_that_wants_to_write_the_reference : archetype {
+  void token_kl(in_matrix, out_matrix, ids, kl_direction, row_kl<float>) {}
+};
+static_assert(!Backend<kl_that_wants_to_write_the_reference>);
+
+struct kl_adjoint_without_slopes : archetype {
+  void token_kl_adjoint(in_matrix, in_matrix, ids, kl_direction, row_kl<float const>, out_matrix) {}
+};
+static_assert(!Backend<kl_adjoint_without_slopes>);
 
 struct without_a_scalar : archetype {
   using scalar = void;
@@ -103,6 +120,7 @@ TEST_CASE("backend: the archetype can be called with what the concept names") {
   matrix_view<float> const m = as_matrix(x, 1, 4);
   b.token_logps(m, {&target, 1}, {{x, 1}, {x, 1}});
   b.token_logps_adjoint(m, {&target, 1}, {x, 1}, {{x, 1}}, m);
+  b.token_kl(m, m, {&target, 1}, kl_direction::reverse, {{x, 1}, {x, 1}, {x, 1}});
   b.segment_sum(x, offsets, {x, 1});
   CHECK(b.squared_norm(x) == 0.0);
   CHECK(no_target < 0);

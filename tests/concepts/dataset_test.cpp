@@ -19,6 +19,14 @@ struct pairs_archetype {
   std::size_t size() const { return 0; }
   preference_pair operator[](std::size_t) const { return {}; }
 };
+struct feedback_archetype {
+  std::size_t size() const { return 0; }
+  judged_completion operator[](std::size_t) const { return {}; }
+};
+struct solutions_archetype {
+  std::size_t size() const { return 0; }
+  stepwise_completion operator[](std::size_t) const { return {}; }
+};
 // A row of one's own that converts.
 struct own_row {
   std::vector<token_id> text;
@@ -72,6 +80,11 @@ struct rows_of_text {
 
 static_assert(DemonstrationDataset<demonstrations_archetype> && !PreferenceDataset<demonstrations_archetype>);
 static_assert(PreferenceDataset<pairs_archetype> && !DemonstrationDataset<pairs_archetype>);
+static_assert(FeedbackDataset<feedback_archetype> && !DemonstrationDataset<feedback_archetype>);
+static_assert(StepwiseDataset<solutions_archetype> && !FeedbackDataset<solutions_archetype>);
+static_assert(!FeedbackDataset<pairs_archetype> && !FeedbackDataset<demonstrations_archetype>);
+static_assert(!StepwiseDataset<feedback_archetype> && !StepwiseDataset<demonstrations_archetype>);
+static_assert(PromptDataset<feedback_archetype> && PromptDataset<solutions_archetype>);
 static_assert(PreferenceDataset<own_rows>);
 static_assert(PreferenceDataset<std::vector<preference_pair>>, "a vector will do");
 static_assert(!PreferenceDataset<no_size>);

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 using namespace attune;
@@ -63,4 +65,27 @@ TEST_CASE("fingerprint: prompts alone have one, which responses would change") {
   CHECK(fingerprint(a) == fingerprint(std::vector<prompt_row>(a)));
   CHECK(fingerprint(a) != fingerprint(cut_elsewhere));
   CHECK(fingerprint(a) != fingerprint(with_responses));
+}
+
+TEST_CASE("fingerprint: every judgement, weight, step and label counts") {
+  struct judged {
+    std::vector<token_id> prompt, completion;
+    bool desirable = false;
+    double weight = 1.0;
+  };
+  std::vector<judged> const a{{{1}, {2, 3}, true, 1.0}};
+  CHECK(fingerprint(a) == fingerprint(std::vector<judged>(a)));
+  CHECK(fingerprint(a) != fingerprint(std::vector<judged>{{{1}, {2, 3}, false, 1.0}}));
+  CHECK(fingerprint(a) != fingerprint(std::vector<judged>{{{1}, {2, 3}, true, 2.0}}));
+  CHECK(fingerprint(a) != fingerprint(std::vector<demo>{{{1}, {2, 3}}}));
+  struct stepwise {
+    std::vector<token_id> prompt, completion;
+    std::vector<std::size_t> step_ends;
+    std::vector<std::uint8_t> labels;
+  };
+  std::vector<stepwise> const b{{{1}, {2, 3, 4}, {1, 3}, {1, 0}}};
+  CHECK(fingerprint(b) == fingerprint(std::vector<stepwise>(b)));
+  CHECK(fingerprint(b) != fingerprint(std::vector<stepwise>{{{1}, {2, 3, 4}, {2, 3}, {1, 0}}}));
+  CHECK(fingerprint(b) != fingerprint(std::vector<stepwise>{{{1}, {2, 3, 4}, {1, 3}, {1, 1}}}));
+  CHECK(fingerprint(b) != fingerprint(std::vector<stepwise>{{{1}, {2, 3, 4}, {3}, {1}}}));
 }

@@ -117,6 +117,8 @@ foreach(program IN LISTS programs)
 endforeach()
 succeeds("${SFT}" --data pairs.jsonl --chosen ${shape} --max-steps 2 --output chosen)
 expect_text("${output}" "2 steps" "sft --chosen")
+succeeds("${SFT}" --data demonstrations.jsonl ${shape} --max-steps 2 --loss-type dft --z-loss 1e-4 --output dft)
+expect_text("${output}" "2 steps" "sft --loss-type dft --z-loss")
 
 # As if killed after step 8, on another number of threads. What was reported of later steps is reported once.
 foreach(program IN LISTS programs)
@@ -157,6 +159,10 @@ set(ppo_runs
   "grpo|--prompts pairs.jsonl --advantage grpo --num-generations 3 --kl-placement loss --aggregation sequence_mean|val/ratio"
   "dr_grpo|--prompts prompts.jsonl --advantage dr_grpo --top-k 20 --top-p 0.9 --aggregation constant|rollout/log_ratio"
   "reinforce|--prompts prompts.jsonl --advantage reinforce_plus_plus --entropy-coef 0.01 --dual-clip 3|policy/entropy_avg"
+  "gspo|--prompts prompts.jsonl --advantage grpo --loss gspo --cliprange 0.01 --gspo-token|val/ratio"
+  "cispo|--prompts prompts.jsonl --advantage rloo --loss cispo --epsilon-high 2|policy/clipfrac_avg"
+  "sapo|--prompts prompts.jsonl --advantage grpo --loss sapo --sapo-temperature-pos 2 --sapo-temperature-neg 3 --kl-placement loss --kl-bias-correction|loss/policy_avg"
+  "dapo|--prompts prompts.jsonl --advantage grpo --kl-coef 0 --cliprange-high 0.28 --max-resamples 2 --overlong-buffer 3 --overlong-factor 0.5 --mask-truncated-completions|rollout/dropped_groups"
   "ending|--prompts prompts.jsonl --missing-eos replace --missing-eos-penalty 2 --target-kl 0.01|val/num_eos_tokens")
 foreach(line IN LISTS ppo_runs)
   string(REGEX REPLACE "^([^|]+)\\|([^|]+)\\|([^|]+)$" "\\1;\\2;\\3" parts "${line}")
@@ -197,6 +203,10 @@ refused("--learning-rate = fast" ${sft} --learning-rate fast)
 refused("sft: expected loop_options.learning_rate > 0 and finite, got -1" ${sft} --learning-rate -1)
 refused("--lr-scheduler-type: sine not in" ${sft} --lr-scheduler-type sine)
 refused("--batch-size: a number below 0: -4" ${sft} --batch-size -4)
+refused("--loss-type: ft not in" ${sft} --loss-type ft)
+refused("sft: expected sft_options.label_smoothing == 0 with loss_type dft"
+        ${sft} --loss-type dft --label-smoothing 0.1)
+refused("sft: expected sft_options.z_loss_coef >= 0 and finite, got -1" ${sft} --z-loss -1)
 refused("expected decoder_options.dim a multiple of 2 \\* heads, got 128"
         "${SFT}" --data demonstrations.jsonl --heads 3 --output refused)
 refused("excludes" ${sft} --model sft/model.safetensors)
@@ -228,6 +238,19 @@ refused("ppo: --kl-estimator: only with --kl-coef above 0" ${ppo} --kl-coef 0 --
 refused("kl_options.estimator k2 or k3 with placement loss" ${ppo} --kl-placement loss --kl-estimator k1)
 refused("rollout_options.num_generations >= 2" ${ppo} --advantage rloo --num-generations 1)
 refused("num_mini_batches in \\[1, batch_size \\* num_generations\\], got 5" ${ppo} --mini-batches 5)
+refused("--loss: grpo not in" ${ppo} --loss grpo)
+refused("ppo: --dual-clip: only with --loss ppo" ${ppo} --loss gspo --dual-clip 3)
+refused("ppo: --cliprange: only with --loss ppo or gspo" ${ppo} --loss sapo --cliprange 0.1)
+refused("ppo: --cliprange-high: only with --loss ppo or gspo" ${ppo} --loss cispo --cliprange-high 0.1)
+refused("ppo: --gspo-token: only with --loss gspo" ${ppo} --gspo-token)
+refused("ppo: --epsilon-high: only with --loss cispo" ${ppo} --epsilon-high 5)
+refused("ppo: --sapo-temperature-pos: only with --loss sapo" ${ppo} --sapo-temperature-pos 2)
+refused("ppo: --sapo-temperature-neg: only with --loss sapo" ${ppo} --loss cispo --sapo-temperature-neg 2)
+refused("ppo: --max-resamples: only without --advantage gae" ${ppo} --max-resamples 2)
+refused("ppo: --overlong-factor: only with --overlong-buffer" ${ppo} --overlong-factor 2)
+refused("ppo: --kl-bias-correction: only with --kl-placement loss" ${ppo} --kl-bias-correction)
+refused("gspo_options.cliprange in \\(0, 1\\], got 2" ${ppo} --loss gspo --cliprange 2)
+refused("cispo_options.epsilon_high >= 1 and finite, got 0.5" ${ppo} --loss cispo --epsilon-high 0.5)
 refused("ppo: --normalize-reward: only 0, or 2 and more" ${ppo} --normalize-reward 1)
 refused("a policy's temperature in .*, got 0" ${ppo} --temperature 0)
 refused("separate_critic.learning_rate >= 0 and finite, got -1" ${ppo} --critic-learning-rate -1)

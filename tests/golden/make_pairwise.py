@@ -13,7 +13,7 @@ The extremes are single pairs at the edge of what a double can say, by mpmath wi
 range is its largest number.
 
 A file is a list of cases separated by blank lines; a line of a case is a name and its numbers; # begins a comment. `loss` is
-an index into the list of tests/pairwise/golden_test.cpp. Log-probabilities are sums over responses.
+an index into the list of tests/objective/pairwise/golden_test.cpp. Log-probabilities are sums over responses.
 """
 import collections
 import contextlib

@@ -198,6 +198,28 @@ TEST_CASE_TEMPLATE("softmax_row: the entropy's gradient is -p (log p + H), and e
   }
 }
 
+TEST_CASE_TEMPLATE("softmax_row: the collision probability agrees with long double at every length, and at any alignment", T,
+                   float, double) {
+  double const epsilon = std::numeric_limits<T>::epsilon();
+  for (std::size_t count : {1u, 2u, 15u, 16u, 17u, 1023u, 1024u, 1025u, 3000u}) {
+    std::vector<T> x = random_row<T>(count, 4.0, count);
+    if (count > 2) x[count / 2] = -std::numeric_limits<T>::infinity();
+    softmax_summary const s = summarize_logits(x.data(), count, false);
+    long double sum = 0.0L, squares = 0.0L;
+    for (T const a : x) sum += std::exp(static_cast<long double>(a));
+    for (T const a : x) squares += std::exp(2.0L * static_cast<long double>(a)) / (sum * sum);
+    double const actual = softmax_collision(x.data(), count, s);
+    CHECK(std::abs(actual - static_cast<double>(std::log(squares))) <= 16.0 * epsilon);
+    CHECK(actual <= 4.0 * epsilon);
+    CHECK(actual >= -std::log(static_cast<double>(count)) - 4.0 * epsilon);
+    std::vector<T> memory(count + 17);
+    for (std::size_t shift = 0; shift < 17; shift += 5) {
+      std::copy(x.begin(), x.end(), memory.data() + shift);
+      CHECK(softmax_collision(memory.data() + shift, count, s) == actual);
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("softmax_row: entropy and its gradient keep their bits at any alignment, and in place", T, float, double) {
   for (std::size_t count : {1u, 31u, 1025u, 2500u}) {
     std::vector<T> const x = random_row<T>(count, 3.0, count);

@@ -15,6 +15,7 @@
 #include <attune/testing/generative_policy_laws.hpp>
 #include <attune/testing/policy_laws.hpp>
 #include <attune/testing/tempered_policy_laws.hpp>
+#include <attune/testing/termed_policy_laws.hpp>
 #include <attune/testing/value_model_laws.hpp>
 
 #include "../support/allocations.hpp"
@@ -26,7 +27,7 @@ using namespace attune;
 
 static_assert(ActorCritic<actor_critic<float>> && ActorCritic<actor_critic<double>>);
 static_assert(ScoredGenerativePolicy<actor_critic<float>> && TemperedPolicy<actor_critic<float>>);
-static_assert(EntropicPolicy<actor_critic<float>>);
+static_assert(TermedPolicy<actor_critic<float>> && TermedPolicy<actor_critic<double>>);
 static_assert(ReferencePolicy<frozen<actor_critic<float>>>);
 
 namespace {

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <complex>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include <attune/testing/generative_policy_laws.hpp>
 #include <attune/testing/policy_laws.hpp>
 #include <attune/testing/tempered_policy_laws.hpp>
+#include <attune/testing/termed_policy_laws.hpp>
 
 #include "../support/allocations.hpp"
 #include "../support/plain_decoder.hpp"
@@ -20,8 +22,7 @@
 
 using namespace attune;
 
-static_assert(SmoothedPolicy<decoder<float>> && SmoothedPolicy<decoder<double>>);
-static_assert(EntropicPolicy<decoder<float>> && EntropicPolicy<decoder<double>>);
+static_assert(TermedPolicy<decoder<float>> && TermedPolicy<decoder<double>>);
 static_assert(TemperedPolicy<decoder<float>> && TemperedPolicy<decoder<double>>);
 static_assert(ScoredGenerativePolicy<decoder<float>> && ScoredGenerativePolicy<decoder<double>>);
 
@@ -82,9 +83,9 @@ TEST_CASE("decoder: every parameter's gradient equals the complex step's, tied a
       for (std::size_t t = 0; t < s.total_tokens(); ++t)
         if (s.mask[t]) slopes[t] = random.normal(), mean_slopes[t] = random.normal();
 
-      model.accumulate_gradient_smoothed(s, [&](auto, auto, std::span<double> a, std::span<double> b) {
-        std::copy(slopes.begin(), slopes.end(), a.begin());
-        std::copy(mean_slopes.begin(), mean_slopes.end(), b.begin());
+      model.accumulate_gradient_with(s, {.mean_logps = true}, [&](auto const&, term_slopes<double> const& to) {
+        std::ranges::copy(slopes, to.logps.begin());
+        std::ranges::copy(mean_slopes, to.mean_logps.begin());
       });
       std::vector<double> const actual = gradients(model);
 
@@ -113,7 +114,7 @@ TEST_CASE("decoder: every parameter's gradient equals the complex step's, tied a
     }
 }
 
-TEST_CASE("decoder: the gradient of entropies and log-probabilities together, at temperature 0.7, equals the complex step's") {
+TEST_CASE("decoder: the gradient of all terms and log-probabilities together, at temperature 0.7, equals the complex step's") {
   for (bool const tied : {true, false}) {
     CAPTURE(tied);
     decoder<double> model(small(tied), 5);
@@ -121,21 +122,31 @@ TEST_CASE("decoder: the gradient of entropies and log-probabilities together, at
     sequences const owned = test::random_sequences({6, 3, 1, 68}, 11, 8);
     sequences_view const s = owned;
     random_stream random(9);
-    std::vector<double> slopes(s.total_tokens()), entropy_slopes(s.total_tokens()), seen;
-    for (std::size_t t = 0; t < s.total_tokens(); ++t) slopes[t] = random.normal(), entropy_slopes[t] = random.normal();
-    model.accumulate_gradient_entropic(s, [&](auto, std::span<double const> entropies, std::span<double> a, std::span<double> b) {
-      seen.assign(entropies.begin(), entropies.end());
-      std::copy(slopes.begin(), slopes.end(), a.begin());
-      std::copy(entropy_slopes.begin(), entropy_slopes.end(), b.begin());
+    std::array<std::vector<double>, 4> slopes, seen;
+    std::vector<double> seen_collisions;
+    for (std::vector<double>& kind : slopes)
+      for (std::size_t t = 0; t < s.total_tokens(); ++t) kind.push_back(random.normal());
+    model.accumulate_gradient_with(s, {true, true, true, true}, [&](term_values<double const> const& of, term_slopes<double> const& to) {
+      std::array const from{of.logps, of.mean_logps, of.entropies, of.log_normalizers};
+      std::array const into{to.logps, to.mean_logps, to.entropies, to.log_normalizers};
+      for (std::size_t k = 0; k < 4; ++k) {
+        seen[k].assign(from[k].begin(), from[k].end());
+        std::ranges::copy(slopes[k], into[k].begin());
+      }
+      seen_collisions.assign(of.collisions.begin(), of.collisions.end());
     });
     std::vector<double> const actual = gradients(model);
 
     using complex = std::complex<double>;
     test::plain_decoder<complex> plain(model.options(), model.parameters());
     plain.temperature = 0.7;
-    std::vector<complex> logps, means, entropies;
-    plain.log_probs(s, logps, means, entropies);
-    for (std::size_t t = 0; t < seen.size(); ++t) CHECK(seen[t] == doctest::Approx(entropies[t].real()).epsilon(1e-12));
+    std::array<std::vector<complex>, 4> of;
+    std::vector<complex> collisions;
+    plain.log_probs(s, of[0], of[1], of[2], &of[3], &collisions);
+    for (std::size_t t = 0; t < s.total_tokens(); ++t) {
+      for (std::size_t k = 0; k < 4; ++k) CHECK(seen[k][t] == doctest::Approx(of[k][t].real()).epsilon(1e-12));
+      CHECK(seen_collisions[t] == doctest::Approx(collisions[t].real()).epsilon(1e-12));
+    }
     double largest = 0.0, worst = 0.0;
     for (double const g : actual) largest = std::max(largest, std::abs(g));
     std::size_t i = 0;
@@ -143,11 +154,11 @@ TEST_CASE("decoder: the gradient of entropies and log-probabilities together, at
       for (std::size_t j = 0; j < p.value.size(); ++j, ++i) {
         complex& weight = plain.weights.at(std::string(p.name))[j];
         weight += complex(0.0, 1e-30);
-        plain.log_probs(s, logps, means, entropies);
+        plain.log_probs(s, of[0], of[1], of[2], &of[3]);
         weight = weight.real();
         double expected = 0.0;
         for (std::size_t t = 0; t < s.total_tokens(); ++t)
-          if (s.mask[t]) expected += slopes[t] * logps[t].imag() * 1e30 + entropy_slopes[t] * entropies[t].imag() * 1e30;
+          for (std::size_t k = 0; s.mask[t] != 0 && k < 4; ++k) expected += slopes[k][t] * of[k][t].imag() * 1e30;
         worst = std::max(worst, std::abs(actual[i] - expected) / std::max(std::abs(expected), 1e-3 * largest));
       }
     CHECK(i == model.parameter_count());
@@ -230,7 +241,8 @@ TEST_CASE("decoder: a training step and a reading of log-probabilities allocate 
   auto const step = [&] {
     for (sequences const* const batch : {&s, &smaller}) {
       model.accumulate_gradient(*batch, ask);
-      model.accumulate_gradient_entropic(*batch, [](auto, auto, auto, std::span<float> slopes) { std::ranges::fill(slopes, 0.1f); });
+      model.accumulate_gradient_with(*batch, {true, true, true, true},
+                                     [](auto const&, auto const& slopes) { std::ranges::fill(slopes.entropies, 0.1f); });
       model.log_probs(*batch, std::span(logps).first(batch->total_tokens()));
     }
   };
@@ -246,8 +258,7 @@ TEST_CASE_TEMPLATE("decoder: it keeps the laws of a policy, at any temperature",
     if (!p.name.ends_with("norm.weight"))
       for (T& v : p.value) v *= T(2);
   testing::expect_laws(testing::check_policy_laws(model, 11));
-  testing::expect_laws(testing::check_smoothed_policy_laws(model, 11));
-  testing::expect_laws(testing::check_entropic_policy_laws(model, 11));
+  testing::expect_laws(testing::check_termed_policy_laws(model, 11));
   testing::expect_laws(testing::check_tempered_policy_laws(model, 11));
   model.set_temperature(0.7);
   testing::expect_laws(testing::check_generative_policy_laws(model, 11));

@@ -7,6 +7,7 @@
 #include <attune/testing/generative_policy_laws.hpp>
 #include <attune/testing/policy_laws.hpp>
 #include <attune/testing/tempered_policy_laws.hpp>
+#include <attune/testing/termed_policy_laws.hpp>
 
 #include <doctest/doctest.h>
 
@@ -16,16 +17,15 @@
 using namespace attune;
 using attune::test::token_list;
 
-static_assert(SmoothedPolicy<tabular_policy<float>> && ScoredGenerativePolicy<tabular_policy<float>>);
-static_assert(TemperedPolicy<tabular_policy<float>> && EntropicPolicy<tabular_policy<float>>);
-static_assert(SmoothedPolicy<tabular_policy<double>> && ScoredGenerativePolicy<tabular_policy<double>>);
+static_assert(TermedPolicy<tabular_policy<float>> && ScoredGenerativePolicy<tabular_policy<float>>);
+static_assert(TermedPolicy<tabular_policy<double>> && ScoredGenerativePolicy<tabular_policy<double>>);
+static_assert(TemperedPolicy<tabular_policy<float>> && TemperedPolicy<tabular_policy<double>>);
 
 TEST_CASE_TEMPLATE("tabular: it keeps the laws of every concept it satisfies", T, float, double) {
   for (std::size_t const order : {1u, 2u, 3u}) {
     auto policy = test::random_tabular<T>({.vocabulary = 4, .order = order}, order);
     testing::expect_laws(testing::check_policy_laws(policy, 4));
-    testing::expect_laws(testing::check_smoothed_policy_laws(policy, 4));
-    testing::expect_laws(testing::check_entropic_policy_laws(policy, 4));
+    testing::expect_laws(testing::check_termed_policy_laws(policy, 4));
     testing::expect_laws(testing::check_generative_policy_laws(policy, 4));
     testing::expect_laws(testing::check_scored_generative_policy_laws(policy, 4));
     testing::expect_laws(testing::check_tempered_policy_laws(policy, 4));
@@ -90,12 +90,29 @@ TEST_CASE("tabular: a token that never comes adds nothing to the entropy nor to 
   policy.set_temperature(0.5);
   sequences s;
   s.push_back(token_list{0}, token_list{1});
-  policy.accumulate_gradient_entropic(s, [](auto, std::span<double const> entropies, auto, std::span<double> slopes) {
-    CHECK(entropies[0] == 0.0);
-    CHECK(entropies[1] == doctest::Approx(std::log(2.0)).epsilon(1e-15));
-    slopes[1] = 1.0;
+  policy.accumulate_gradient_with(s, {.entropies = true}, [](auto const& of, auto const& slopes) {
+    CHECK(of.entropies[0] == 0.0);
+    CHECK(of.entropies[1] == doctest::Approx(std::log(2.0)).epsilon(1e-15));
+    slopes.entropies[1] = 1.0;
   });
   for (double const g : testing::copied_gradients(policy)) CHECK(std::abs(g) <= 1e-16);  // the entropy is at its largest
+}
+
+TEST_CASE("tabular: log-normalisers are those of the row's logits over the temperature") {
+  tabular_policy<double> policy({.vocabulary = 3});
+  policy.row(0)[0] = 700.0;
+  policy.row(0)[1] = 702.0;
+  policy.set_temperature(2.0);
+  sequences s;
+  s.push_back(token_list{0}, token_list{1});
+  std::vector<double> logps(2, 9.0), normalizers(2, 9.0), collisions(2, 9.0);
+  policy.log_probs_with(s, {.logps = logps, .log_normalizers = normalizers, .collisions = collisions});
+  double const certain = 1.0 / (1.0 + std::exp(-1.0));
+  CHECK(normalizers[0] == 0.0);
+  CHECK(normalizers[1] == doctest::Approx(351.0 - std::log(certain)).epsilon(1e-15));
+  CHECK(collisions[1] == doctest::Approx(std::log(certain * certain + (1 - certain) * (1 - certain))).epsilon(1e-14));
+  CHECK(logps[1] == doctest::Approx(std::log(certain)).epsilon(1e-14));
+  CHECK_THROWS_AS(policy.log_probs_with(s, {.logps = logps, .entropies = std::span(normalizers).first(1)}), contract_violation);
 }
 
 TEST_CASE("tabular: generation stops at the stop token and keeps it, greedy takes the lower id on ties") {

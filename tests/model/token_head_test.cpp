@@ -30,22 +30,32 @@ TEST_CASE("token head: what it hands out is aligned with tokens, 0 outside the m
   token_head<double> head;
   sequences const owned = test::random_sequences({6, 1, 9}, 11, 3);
   sequences_view const s = owned;
-  for (int round = 0; round < 2; ++round) {
-    head.read(trunk, s, activations::keep, round == 0 ? token_statistic::mean_logp : token_statistic::entropy);
-    CHECK(head.logps().size() == s.total_tokens());
-    CHECK(head.mean_logps().size() == (round == 0 ? s.total_tokens() : 0));
-    CHECK(head.entropies().size() == (round == 0 ? 0 : s.total_tokens()));
+  for (unsigned bits = 0; bits < 16; ++bits) {
+    token_terms const terms{(bits & 1u) != 0, (bits & 2u) != 0, (bits & 4u) != 0, (bits & 8u) != 0};
+    head.read(trunk, s, activations::keep, terms);
+    term_values<double const> const of = head.terms();
+    term_slopes<double> const slopes = head.slopes();
+    CHECK(of.terms() == terms);
+    CHECK(of.logps.size() == s.total_tokens());
+    CHECK(slopes.mean_logps.size() == of.mean_logps.size());
+    CHECK(slopes.entropies.size() == of.entropies.size());
+    CHECK(slopes.log_normalizers.size() == of.log_normalizers.size());
     for (std::size_t t = 0; t < s.total_tokens(); ++t) {
-      CHECK((head.logps()[t] < 0.0) == (s.mask[t] != 0));
-      if (round == 0) CHECK((head.mean_logps()[t] < 0.0) == (s.mask[t] != 0));
-      if (round == 1) CHECK((head.entropies()[t] > 0.0) == (s.mask[t] != 0));
-      CHECK(head.slopes()[t] == 0.0);
-      head.slopes()[t] = 3.0;  // the next reading starts over
+      bool const in = s.mask[t] != 0;
+      CHECK((of.logps[t] < 0.0) == in);
+      if (terms.mean_logps) CHECK((of.mean_logps[t] < 0.0) == in);
+      if (terms.entropies) CHECK((of.entropies[t] > 0.0) == in);
+      if (terms.log_normalizers) CHECK((of.log_normalizers[t] != 0.0) == in);
+      if (terms.collisions) CHECK((of.collisions[t] < 0.0) == in);
+      for (std::span<double> const kind : {slopes.logps, slopes.mean_logps, slopes.entropies, slopes.log_normalizers}) {
+        if (kind.empty()) continue;
+        CHECK(kind[t] == 0.0);
+        kind[t] = 3.0;  // the next reading starts over
+      }
     }
   }
   head.read(trunk, s, activations::discard);
-  CHECK(head.mean_logps().empty());
-  CHECK(head.entropies().empty());
+  CHECK(!head.terms().terms().any());
 }
 
 TEST_CASE("token head: hidden states that nothing masked in follows get no gradient, whatever the slopes there") {
@@ -54,7 +64,7 @@ TEST_CASE("token head: hidden states that nothing masked in follows get no gradi
   sequences const owned = test::random_sequences({6, 1, 9}, 11, 3);
   sequences_view const s = owned;
   head.read(trunk, s, activations::keep);
-  for (double& slope : head.slopes()) slope = 1.0;
+  for (double& slope : head.slopes().logps) slope = 1.0;
   matrix_view<double> const d_hidden = head.adjoint(trunk);
   for (std::size_t t = 0; t < s.total_tokens(); ++t) {
     bool const followed = t + 1 < s.total_tokens() && s.mask[t + 1] != 0;

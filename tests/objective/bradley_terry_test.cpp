@@ -248,3 +248,31 @@ TEST_CASE("bradley_terry: options out of range, an empty batch and sizes that di
   CHECK(shortened(&batch::dchosen) == "expected bradley_terry_loss: slopes.chosen.size() == chosen.size(), got 2");
   CHECK(shortened(&batch::drejected) == "expected bradley_terry_loss: slopes.rejected.size() == chosen.size(), got 2");
 }
+
+TEST_CASE("bradley_terry: the batch has the bits of the objective of each pair") {
+  random_stream stream(77);
+  std::vector<double> chosen, rejected, margin;
+  for (int i = 0; i < 300; ++i) {
+    double const spread = i % 3 == 0 ? 0.1 : i % 3 == 1 ? 5.0 : 500.0;
+    chosen.push_back(spread * stream.normal());
+    rejected.push_back(spread * stream.normal());
+    margin.push_back(stream.uniform());
+  }
+  for (double const c : {0.0, 0.01})
+    for (bool const with_margin : {false, true}) {
+      std::vector<double> dchosen(300), drejected(300);
+      bradley_terry_options const o{c};
+      double const loss = bradley_terry_loss<double>(
+          {.chosen = chosen, .rejected = rejected, .margin = with_margin ? margin : std::vector<double>()},
+          {.chosen = dchosen, .rejected = drejected}, o);
+      double expected = 0.0;
+      std::size_t different = 0;
+      for (std::size_t i = 0; i < 300; ++i) {
+        auto const one = bradley_terry_objective(chosen[i], rejected[i], with_margin ? margin[i] : 0.0, o);
+        expected += one.value / 300.0;
+        different += dchosen[i] == one.chosen / 300.0 && drejected[i] == one.rejected / 300.0 ? 0 : 1;
+      }
+      CHECK(loss == expected);
+      CHECK(different == 0);
+    }
+}

@@ -14,6 +14,8 @@
 
 #include <attune/backend/reference.hpp>
 #include <attune/core/random.hpp>
+#include <attune/objective/pairwise/pairs_on_tokens.hpp>
+#include <attune/objective/sequence_sums.hpp>
 #include <attune/testing/gradient_check.hpp>
 
 #include "support/allocations.hpp"
@@ -94,13 +96,38 @@ TEST_CASE("loss_on_logits: supervised loss and the gradient of every logit are P
     reference_backend<double> backend;
     loss_workspace<double> workspace;
     sequences_view const s{tokens, offsets, mask};
-    double const loss = options.label_smoothing > 0.0
-                            ? loss_on_logits(backend, smoothed_sft_on_tokens{options, totals}, view, s, view, workspace)
-                            : loss_on_logits(backend, sft_on_tokens{options, totals}, view, s, view, workspace);
+    double const loss = loss_on_logits(backend, sft_on_tokens{options, totals}, view, s, view, workspace);
     CHECK(testing::relative_error(loss, c.number("loss")) <= 1e-10);
     for (std::size_t i = 0; i < logits.size(); ++i)
       CHECK(std::abs(logits[i] - c["dlogits"][i]) <= 1e-10 * std::abs(c["dlogits"][i]) + 1e-16);
   }
+}
+
+TEST_CASE("loss_on_logits: DFT and z-loss with the gradient of every logit are TRL's and PyTorch's, in place") {
+  auto const cases = read_golden("sft_terms.txt");
+  double worst_value = 0.0, worst_gradient = 0.0;
+  for (golden_case const& c : cases) {
+    auto const tokens = c.integers<token_id>("tokens");
+    auto const offsets = c.integers<std::size_t>("offsets");
+    auto const mask = c.integers<std::uint8_t>("mask");
+    auto logits = c["logits"];
+    auto const view = as_matrix(logits.data(), tokens.size(), static_cast<std::size_t>(c.number("vocabulary")));
+    sft_on_tokens const objective{
+        .options = {.label_smoothing = c.number("label_smoothing"),
+                    .normalization = c.number("sequence_normalization") != 0 ? sft_normalization::sequence
+                                                                             : sft_normalization::token,
+                    .loss_type = c.number("dft") != 0 ? sft_loss_type::dft : sft_loss_type::nll,
+                    .z_loss_coef = c.number("z_loss_coef")},
+        .totals = {static_cast<std::size_t>(c.number("total_tokens")), static_cast<std::size_t>(c.number("total_sequences"))}};
+    reference_backend<double> backend;
+    loss_workspace<double> workspace;
+    double const loss = loss_on_logits(backend, objective, view, {tokens, offsets, mask}, view, workspace);
+    worst_value = std::max(worst_value, testing::relative_error(loss, c.number("loss")));
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      worst_gradient = std::max(worst_gradient, testing::relative_error(logits[i], c["dlogits"][i], 1e-5));
+  }
+  CHECK(worst_value <= 1e-10);
+  CHECK(worst_gradient <= 1e-10);
 }
 
 TEST_CASE("loss_on_logits: every element of the gradient agrees with a central difference, for each objective") {
@@ -121,8 +148,11 @@ TEST_CASE("loss_on_logits: every element of the gradient agrees with a central d
     };
     check(sft_on_tokens{});
     check(sft_on_tokens{.options = {.normalization = sft_normalization::sequence}});
-    check(smoothed_sft_on_tokens{.options = {.label_smoothing = 0.3}});
+    check(sft_on_tokens{.options = {.label_smoothing = 0.3}});
+    check(sft_on_tokens{.options = {.label_smoothing = 0.3, .z_loss_coef = 0.2}});
     check(dpo_on_tokens(reference, {.beta = 0.3, .label_smoothing = 0.1}));
+    check(with_entropy_bonus(dpo_on_tokens(reference, {.beta = 0.3}), 0.4));
+    check(with_entropy_bonus(sft_on_tokens{.options = {.label_smoothing = 0.3, .z_loss_coef = 0.2}}, 0.4));
   }
 }
 
@@ -154,8 +184,10 @@ TEST_CASE("loss_on_hidden: is loss_on_logits with logits = hidden head^T, and it
       }
     };
     check(sft_on_tokens{});
-    check(smoothed_sft_on_tokens{.options = {.label_smoothing = 0.3}});
+    check(sft_on_tokens{.options = {.label_smoothing = 0.3}});
+    check(sft_on_tokens{.options = {.loss_type = sft_loss_type::dft, .z_loss_coef = 0.2}});
     check(dpo_on_tokens(reference, {.beta = 0.3}));
+    check(with_entropy_bonus(dpo_on_tokens(reference, {.beta = 0.3}), 0.4));
   }
 }
 
@@ -209,6 +241,56 @@ TEST_CASE("loss_on_logits: rows that predict nothing are not read, and get a zer
     }
 }
 
+TEST_CASE("loss_on_logits: an objective gets the terms that it names, aligned with tokens, and no others") {
+  struct curious {
+    token_terms wanted;
+    std::span<std::uint8_t const> mask;
+    token_terms terms() const { return wanted; }
+    double operator()(sequences_view s, term_values<double const> const& of, term_slopes<double> const& slopes) const {
+      CHECK(of.terms() == wanted);
+      CHECK(slopes.mean_logps.size() == of.mean_logps.size());
+      CHECK(slopes.entropies.size() == of.entropies.size());
+      CHECK(slopes.log_normalizers.size() == of.log_normalizers.size());
+      for (auto const values : {of.logps, of.mean_logps, of.entropies, of.log_normalizers, of.collisions}) {
+        if (values.empty()) continue;
+        CHECK(values.size() == s.total_tokens());
+        for (std::size_t t = 0; t < values.size(); ++t) CHECK((values[t] != 0.0) == (mask[t] != 0));
+      }
+      for (auto const values : {slopes.logps, slopes.mean_logps, slopes.entropies, slopes.log_normalizers})
+        for (double const slope : values) CHECK(slope == 0.0);
+      return 0.0;
+    }
+  };
+  batch b;
+  auto const view = b.text.view();
+  for (unsigned bits = 0; bits < 16; ++bits) {
+    token_terms const terms{(bits & 1u) != 0, (bits & 2u) != 0, (bits & 4u) != 0, (bits & 8u) != 0};
+    b.loss(curious{terms, view.mask});
+    b.hidden_loss(curious{terms, view.mask});
+    for (std::size_t t = 0; t < b.tokens(); ++t)
+      for (std::size_t v = 0; v < batch::vocabulary; ++v) CHECK(b.of(b.dlogits)(t, v) == 0.0);
+  }
+}
+
+TEST_CASE("loss_on_logits: terms that nobody reads change no bit") {
+  batch plain, b;
+  double const loss = plain.loss(dpo_on_tokens(reference));
+  struct with_all {
+    dpo_on_tokens objective{reference};
+    token_terms terms() const { return {true, true, true, true}; }
+    double operator()(sequences_view s, term_values<double const> const& of, term_slopes<double> const& slopes) {
+      return objective(s, of.logps, slopes.logps);
+    }
+  };
+  CHECK(b.loss(with_all{}) == loss);
+  for (std::size_t i = 0; i < b.dlogits.size(); ++i) CHECK(b.dlogits[i] == doctest::Approx(plain.dlogits[i]).epsilon(1e-15));
+  b.loss(sft_on_tokens{});
+  plain.loss([](sequences_view s, std::span<double const> logps, std::span<double> slopes) {
+    return sft_on_tokens{}(s, logps, slopes);
+  });
+  CHECK(b.dlogits == plain.dlogits);
+}
+
 TEST_CASE("loss_on_logits: takes any callable of the right shape") {
   batch b;
   auto const probability_of_second_reply = [](sequences_view s, std::span<double const> logps,
@@ -233,7 +315,7 @@ TEST_CASE("loss_on_logits: takes any callable of the right shape") {
 TEST_CASE("loss_on_logits, loss_on_hidden: a workspace that has seen a batch as large allocates nothing more") {
   batch b;
   dpo_on_tokens dpo(reference);
-  smoothed_sft_on_tokens const smoothed{.options = {.label_smoothing = 0.1}};
+  sft_on_tokens const smoothed{.options = {.label_smoothing = 0.1, .z_loss_coef = 0.1}};
   b.loss(dpo), b.loss(smoothed), b.hidden_loss(dpo), b.hidden_loss(smoothed);
   std::size_t const before = allocations();
   b.loss(dpo), b.loss(smoothed), b.loss(sft_on_tokens{}), b.hidden_loss(dpo), b.hidden_loss(smoothed);
@@ -246,7 +328,7 @@ TEST_CASE("loss_on_logits: what the objective throws passes through, and the gra
   b.of(b.logits)(1, 2) = std::numeric_limits<double>::quiet_NaN();  // the row before the first completion token
   CHECK(message_of([&] { b.loss(sft_on_tokens{}); }) ==
         "expected sft_loss: logps[2] finite (sequence 0, token 2), got nan");
-  CHECK(message_of([&] { b.loss(dpo_on_tokens(reference)); }) == "expected dpo_loss: chosen[0] finite, got nan");
+  CHECK(message_of([&] { b.loss(dpo_on_tokens(reference)); }) == "expected pair_loss: chosen[0] finite, got nan");
   CHECK(b.dlogits == before);
 }
 

@@ -20,12 +20,13 @@
 
 #include "support/allocations.hpp"
 #include "support/golden_file.hpp"
+#include "support/proofs.hpp"
 
 using namespace attune;
 using testing::relative_error;
 
 static_assert(TokenObjective<ppo_on_tokens<float> const, float> &&
-              !SmoothedTokenObjective<ppo_on_tokens<float>, float>);
+              !TermedTokenObjective<ppo_on_tokens<float>, float>);
 static_assert(TokenObjective<ppo_on_tokens<double>, double>);
 
 namespace {
@@ -39,13 +40,15 @@ auto const aggregations = {loss_aggregation::token_mean, loss_aggregation::seque
 std::vector<ppo_options> option_grid() {
   std::vector<ppo_options> grid;
   for (double const high : {0.0, 0.4})
-    for (double const dual_clip : {0.0, 1.5, 3.0})
-      for (auto const estimator : {kl_estimator::k2, kl_estimator::k3})
-        for (double const coef : {0.0, 0.3})
-          grid.push_back(
-              {.cliprange_high = high, .dual_clip = dual_clip, .kl_loss_coef = coef, .kl_loss_estimator = estimator});
+    for (double const dual_clip : {0.0, 1.5, 3.0}) grid.push_back({.cliprange_high = high, .dual_clip = dual_clip});
   return grid;
 }
+
+auto const kl_losses = {
+    kl_loss_options{}, kl_loss_options{.kl_loss_coef = 0.3},
+    kl_loss_options{.kl_loss_coef = 0.3, .kl_loss_estimator = kl_estimator::k3},
+    kl_loss_options{.kl_loss_coef = 0.3, .bias_correction = true},
+    kl_loss_options{.kl_loss_coef = 0.3, .kl_loss_estimator = kl_estimator::k3, .bias_correction = true}};
 
 // Sequences of 3, 5 and 4 tokens with 1, 3 and 2 of them masked in; NaN in the masked-out places.
 struct batch {
@@ -54,7 +57,7 @@ struct batch {
   std::vector<std::uint8_t> mask{0, 0, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1};
   std::vector<double> logps, old_logps, advantages, ref_logps, slopes;
   aggregation_totals totals{.tokens = 6, .sequences = 3, .constant_length = 5};
-  ppo_statistics statistics;
+  policy_gradient_statistics statistics;
 
   explicit batch(std::uint64_t seed = 0) : slopes(12, 7.0) {
     random_stream stream(seed);
@@ -66,16 +69,17 @@ struct batch {
     }
   }
   sequences_view view() const { return {tokens, offsets, mask}; }
-  double loss(ppo_options o = {}, loss_aggregation a = loss_aggregation::token_mean) {
+  double loss(ppo_options o = {}, loss_aggregation a = loss_aggregation::token_mean, kl_loss_options kl = {}) {
     return ppo_loss<double>({.logps = logps, .old_logps = old_logps, .advantages = advantages, .ref_logps = ref_logps},
-                            view(), slopes, totals, a, o, &statistics);
+                            view(), slopes, totals, a, o, &statistics, kl);
   }
 };
 
-std::string message_of(batch b, ppo_options o = {}, loss_aggregation a = loss_aggregation::token_mean) {
+std::string message_of(batch b, ppo_options o = {}, loss_aggregation a = loss_aggregation::token_mean,
+                       kl_loss_options kl = {}) {
   auto const before = b.slopes;
   try {
-    b.loss(o, a);
+    b.loss(o, a, kl);
   } catch (contract_violation const& e) {
     CHECK(b.slopes == before);  // nothing half-written
     CHECK(b.statistics.tokens() == 0);
@@ -152,6 +156,34 @@ TEST_CASE("ppo: the loss is the surrogate's upper bound: never below the unclipp
   }
 }
 
+TEST_CASE("ppo: dual_clip is the two-sided clip where delta >= 1 + cliprange_high, and no other function below") {
+  double worst = 0.0, below = 0.0;
+  for (double const delta : {1.3, 1.5, 4.0, 1.05})
+    for (std::uint64_t seed = 0; seed < 200; ++seed) {
+      random_stream stream(seed);
+      double const d = stream.normal(), A = stream.normal(), r = std::exp(d);
+      ppo_options const o{.cliprange = 0.2, .cliprange_high = 0.28, .dual_clip = delta};
+      double const two_sided = -std::min(std::min(r, delta) * A, std::min(std::max(r, 0.8), 1.28) * A);
+      double const error = relative_error(ppo_objective(d, 0.0, A, o).value, two_sided);
+      (delta >= 1.28 ? worst : below) = std::max(delta >= 1.28 ? worst : below, error);
+    }
+  CHECK(worst <= 1e-15);
+  CHECK(below > 0.1);  // where TRL only recommends what INTELLECT-2 demands
+  proofs::law("two-sided clip",
+              "dual_clip = delta is -min(min(r, delta) A, clip(r) A) for every delta >= 1 + cliprange_high");
+}
+
+TEST_CASE("ppo: clip-higher leaves a slope to gains between the two bounds, and changes nothing else") {
+  for (double r = 0.05; r < 3.0; r += 0.01)
+    for (double const A : {1.0, -1.0}) {
+      auto const plain = ppo_objective(std::log(r), 0.0, A, {.cliprange = 0.2});
+      auto const higher = ppo_objective(std::log(r), 0.0, A, {.cliprange = 0.2, .cliprange_high = 0.28});
+      bool const between = A > 0 && r > 1.2 && r <= 1.28;
+      CHECK((plain.slope != higher.slope) == between);
+    }
+  proofs::law("dapo", "clip-higher gives a slope to gains with a ratio in (1.2, 1.28], and to no other token");
+}
+
 TEST_CASE("ppo: every slope agrees with dual numbers, complex step and the papers' formula to 1e-12") {
   using dual = testing::dual_number<double>;
   using complex = std::complex<double>;
@@ -193,32 +225,39 @@ TEST_CASE("ppo: finite for every finite input") {
   b.advantages = {missing, missing, -most, missing, most, -1, missing, 1, missing, missing, most, 0};
   b.ref_logps = b.old_logps;
   for (ppo_options const& o : option_grid())
-    for (loss_aggregation const a : aggregations) {
-      CHECK(std::isfinite(b.loss(o, a)));
-      for (double const slope : b.slopes) CHECK(std::isfinite(slope));
-    }
+    for (loss_aggregation const a : aggregations)
+      for (kl_loss_options const& kl : kl_losses) {
+        CHECK(std::isfinite(b.loss(o, a, kl)));
+        for (double const slope : b.slopes) CHECK(std::isfinite(slope));
+      }
 }
 
 TEST_CASE("ppo: every element of the batch gradient agrees with a central difference of the loss") {
+  double worst = 0.0;
+  std::size_t masked_out = 0;
   for (ppo_options const& o : option_grid())
     for (loss_aggregation const a : aggregations)
-      for (std::uint64_t seed = 0; seed < 20; ++seed) {
-        batch b(seed);
-        b.loss(o, a);
-        auto const slopes = b.slopes;
-        for (std::size_t t = 0; t < 12; ++t) {
-          if (b.mask[t] == 0) {
-            CHECK(slopes[t] == 0.0);
-            continue;
+      for (kl_loss_options const& kl : kl_losses)
+        for (std::uint64_t seed = 0; seed < 20; ++seed) {
+          batch b(seed);
+          b.loss(o, a, kl);
+          auto const slopes = b.slopes;
+          for (std::size_t t = 0; t < 12; ++t) {
+            if (b.mask[t] == 0) {
+              masked_out += slopes[t] == 0.0 ? 0 : 1;
+              continue;
+            }
+            double const ratio = std::exp(b.logps[t] - b.old_logps[t]);
+            bool seam = false;  // a kink within the difference's reach
+            for (double const bound : {0.8, 1.2, 1.4, 1.5, 3.0}) seam = seam || std::abs(ratio - bound) < 0.01;
+            if (seam) continue;
+            double const difference = testing::central_difference([&] { return b.loss(o, a, kl); }, b.logps[t]);
+            double const error = relative_error(difference, slopes[t], 1.0);
+            worst = error <= worst ? worst : error;
           }
-          double const ratio = std::exp(b.logps[t] - b.old_logps[t]);
-          bool seam = false;  // a kink within the difference's reach
-          for (double const bound : {0.8, 1.2, 1.4, 1.5, 3.0}) seam = seam || std::abs(ratio - bound) < 0.01;
-          if (!seam)
-            CHECK(relative_error(testing::central_difference([&] { return b.loss(o, a); }, b.logps[t]), slopes[t],
-                                 1.0) <= 1e-9);
         }
-      }
+  CHECK(worst <= 1e-9);
+  CHECK(masked_out == 0);
 }
 
 TEST_CASE("ppo: loss, gradient and statistics are PyTorch's") {
@@ -229,18 +268,18 @@ TEST_CASE("ppo: loss, gradient and statistics are PyTorch's") {
     auto const mask = c.integers<std::uint8_t>("mask");
     std::vector<token_id> const tokens(mask.size(), 0);
     std::vector<double> slopes(mask.size(), 7.0);
-    ppo_statistics s;
+    policy_gradient_statistics s;
     ppo_options const o{.cliprange = c.number("cliprange"),
                         .cliprange_high = c.number("cliprange_high"),
-                        .dual_clip = c.number("dual_clip"),
-                        .kl_loss_coef = c.number("kl_loss_coef"),
-                        .kl_loss_estimator = c.number("estimator") == 2 ? kl_estimator::k2 : kl_estimator::k3};
+                        .dual_clip = c.number("dual_clip")};
+    kl_loss_options const kl{.kl_loss_coef = c.number("kl_loss_coef"),
+                             .kl_loss_estimator = c.number("estimator") == 2 ? kl_estimator::k2 : kl_estimator::k3};
     double const loss =
         ppo_loss<double>({c["logps"], c["old_logps"], c["advantages"], c["ref_logps"]}, {tokens, offsets, mask}, slopes,
                          {.tokens = c.integers<std::size_t>("total_tokens")[0],
                           .sequences = c.integers<std::size_t>("total_sequences")[0],
                           .constant_length = c.number("constant_length")},
-                         static_cast<loss_aggregation>(c.integers<int>("aggregation")[0]), o, &s);
+                         static_cast<loss_aggregation>(c.integers<int>("aggregation")[0]), o, &s, kl);
     CHECK(relative_error(loss, c.number("loss")) <= 1e-10);
     for (std::size_t t = 0; t < slopes.size(); ++t) CHECK(relative_error(slopes[t], c["dlogps"][t]) <= 1e-10);
     CHECK(relative_error(s.approxkl.mean(), c.number("approxkl")) <= 1e-10);
@@ -255,10 +294,11 @@ TEST_CASE("ppo: loss, gradient and statistics are PyTorch's") {
 TEST_CASE(
     "ppo: micro-batches with the step's totals give the slopes of the whole batch, bit for bit, and its statistics") {
   for (loss_aggregation const a : aggregations) {
-    ppo_options const o{.dual_clip = 1.2, .kl_loss_coef = 0.1};
+    ppo_options const o{.dual_clip = 1.2};
+    kl_loss_options const kl{.kl_loss_coef = 0.1};
     batch whole(3);
-    double const loss = whole.loss(o, a);
-    ppo_statistics sums;
+    double const loss = whole.loss(o, a, kl);
+    policy_gradient_statistics sums;
     double shares = 0;
     for (std::size_t b = 0; b < 3; ++b) {
       std::size_t const first = whole.offsets[b], length = whole.offsets[b + 1] - first;
@@ -267,7 +307,7 @@ TEST_CASE(
       std::vector<double> slopes(length);
       shares +=
           ppo_loss<double>({part(whole.logps), part(whole.old_logps), part(whole.advantages), part(whole.ref_logps)},
-                           {part(whole.tokens), offsets, part(whole.mask)}, slopes, whole.totals, a, o, &sums);
+                           {part(whole.tokens), offsets, part(whole.mask)}, slopes, whole.totals, a, o, &sums, kl);
       for (std::size_t i = 0; i < length; ++i) CHECK(slopes[i] == whole.slopes[first + i]);
     }
     CHECK(shares == doctest::Approx(loss).epsilon(1e-14));
@@ -303,7 +343,7 @@ TEST_CASE("ppo: masked-out tokens, whatever and however many, change neither los
   padded.slopes = pad(b.slopes, 7.0);
   for (loss_aggregation const a : aggregations) {
     batch alone = b, among = padded;
-    CHECK(alone.loss({.kl_loss_coef = 0.1}, a) == among.loss({.kl_loss_coef = 0.1}, a));
+    CHECK(alone.loss({}, a, {.kl_loss_coef = 0.1}) == among.loss({}, a, {.kl_loss_coef = 0.1}));
     CHECK(pad(alone.slopes, 0.0) == among.slopes);
     CHECK(alone.statistics.approxkl.mean() == among.statistics.approxkl.mean());
     CHECK(alone.statistics.ratio.mean() == among.statistics.ratio.mean());
@@ -330,7 +370,7 @@ TEST_CASE("ppo: f32 is the double result rounded, and allocates nothing, in plac
   b.old_logps.assign(old.begin(), old.end());
   b.advantages.assign(advantages.begin(), advantages.end());
   double const loss = b.loss();
-  ppo_statistics statistics;
+  policy_gradient_statistics statistics;
   std::size_t const before = allocations();
   float const ours = ppo_loss<float>({logps, old, advantages}, b.view(), logps, b.totals, loss_aggregation::token_mean,
                                      {}, &statistics);
@@ -344,7 +384,7 @@ TEST_CASE("ppo_on_tokens: is ppo_loss; without totals the batch is the whole ste
   batch b;
   double const loss = b.loss({}, loss_aggregation::constant);
   auto const expected = b.slopes;
-  ppo_statistics statistics;
+  policy_gradient_statistics statistics;
   ppo_on_tokens<double> objective{.old_logps = b.old_logps,
                                   .advantages = b.advantages,
                                   .totals = {.constant_length = 5},
@@ -371,7 +411,8 @@ TEST_CASE("ppo_on_tokens: from logits to their gradient, against a central diffe
   ppo_on_tokens<double> const objective{.old_logps = b.old_logps,
                                         .advantages = b.advantages,
                                         .ref_logps = b.ref_logps,
-                                        .options = {.cliprange = 0.9, .cliprange_high = 20, .kl_loss_coef = 0.2}};
+                                        .options = {.cliprange = 0.9, .cliprange_high = 20},
+                                        .kl_loss = {.kl_loss_coef = 0.2}};
   auto const loss = [&](std::span<double> gradient) {
     return loss_on_logits(backend, objective, matrix_view<double const>{logits.data(), 12, vocabulary, vocabulary},
                           b.view(), matrix_view<double>{gradient.data(), 12, vocabulary, vocabulary}, workspace);
@@ -383,6 +424,7 @@ TEST_CASE("ppo_on_tokens: from logits to their gradient, against a central diffe
 
 TEST_CASE("ppo: options out of range are refused by field and value, k1 in a loss with the reason") {
   batch const b;
+  auto const with_kl = [&](kl_loss_options kl) { return message_of(b, {}, loss_aggregation::token_mean, kl); };
   for (double const x : {0.0, -0.1, 1.01, missing})
     CHECK(message_of(b, {.cliprange = x}).starts_with("expected ppo_options.cliprange in (0, 1], got "));
   for (double const x : {-0.1, missing, inf})
@@ -391,11 +433,15 @@ TEST_CASE("ppo: options out of range are refused by field and value, k1 in a los
   for (double const x : {1.0, 0.5, -3.0, missing, inf})
     CHECK(message_of(b, {.dual_clip = x}).starts_with("expected ppo_options.dual_clip > 1 and finite, or 0, got "));
   for (double const x : {-0.1, missing, inf})
-    CHECK(message_of(b, {.kl_loss_coef = x}).starts_with("expected ppo_options.kl_loss_coef >= 0 and finite, got "));
-  CHECK(message_of(b, {.kl_loss_estimator = kl_estimator::k1}) ==
-        "expected ppo_options.kl_loss_estimator k2 or k3: the gradient of k1 is 0 in expectation, so that as a loss it "
+    CHECK(with_kl({.kl_loss_coef = x}).starts_with("expected kl_loss_options.kl_loss_coef >= 0 and finite, got "));
+  CHECK(with_kl({.bias_correction = true}) ==
+        "expected kl_loss_options.bias_correction == false, since kl_loss_coef is 0 and there is nothing to correct");
+  CHECK(with_kl({.kl_loss_estimator = kl_estimator::k1}) ==
+        "expected kl_loss_options.kl_loss_estimator k2 or k3: the gradient of k1 is 0 in expectation, so that as a "
+        "loss it "
         "pulls nowhere (it belongs in the rewards)");
-  CHECK(message_of(b, {.cliprange = 1.0, .cliprange_high = 1e6, .dual_clip = 3, .kl_loss_coef = 1}) == "no error");
+  CHECK(message_of(b, {.cliprange = 1.0, .cliprange_high = 1e6, .dual_clip = 3}) == "no error");
+  CHECK(with_kl({.kl_loss_coef = 1, .bias_correction = true}) == "no error");
 }
 
 TEST_CASE("ppo: sizes that disagree, numbers that are not finite, and an empty batch are refused by name") {
@@ -404,24 +450,31 @@ TEST_CASE("ppo: sizes that disagree, numbers that are not finite, and an empty b
     (b.*field)[t] = value;
     return message_of(b);
   };
-  CHECK(with(&batch::logps, 2, missing) == "expected ppo_loss: logps[2] finite (sequence 0, token 2), got nan");
-  CHECK(with(&batch::old_logps, 5, inf) == "expected ppo_loss: old_logps[5] finite (sequence 1, token 2), got inf");
+  CHECK(with(&batch::logps, 2, missing) ==
+        "expected policy_gradient_loss: logps[2] finite (sequence 0, token 2), got nan");
+  CHECK(with(&batch::old_logps, 5, inf) ==
+        "expected policy_gradient_loss: old_logps[5] finite (sequence 1, token 2), got inf");
   CHECK(with(&batch::advantages, 11, -inf) ==
-        "expected ppo_loss: advantages[11] finite (sequence 2, token 3), got -inf");
-  CHECK(with(&batch::ref_logps, 4, missing) == "expected ppo_loss: ref_logps[4] finite (sequence 1, token 1), got nan");
+        "expected policy_gradient_loss: advantages[11] finite (sequence 2, token 3), got -inf");
+  CHECK(with(&batch::ref_logps, 4, missing) ==
+        "expected policy_gradient_loss: ref_logps[4] finite (sequence 1, token 1), got nan");
   auto const shortened = [](std::vector<double> batch::*field) {
     batch b;
     (b.*field).pop_back();
     return message_of(b);
   };
-  CHECK(shortened(&batch::logps) == "expected ppo_loss: logps.size() == batch.total_tokens(), got 11");
-  CHECK(shortened(&batch::old_logps) == "expected ppo_loss: old_logps.size() == batch.total_tokens(), got 11");
-  CHECK(shortened(&batch::advantages) == "expected ppo_loss: advantages.size() == batch.total_tokens(), got 11");
-  CHECK(shortened(&batch::ref_logps) == "expected ppo_loss: ref_logps.size() == batch.total_tokens(), got 11");
-  CHECK(shortened(&batch::slopes) == "expected ppo_loss: slopes.size() == batch.total_tokens(), got 11");
+  CHECK(shortened(&batch::logps) == "expected policy_gradient_loss: logps.size() == batch.total_tokens(), got 11");
+  CHECK(shortened(&batch::old_logps) ==
+        "expected policy_gradient_loss: old_logps.size() == batch.total_tokens(), got 11");
+  CHECK(shortened(&batch::advantages) ==
+        "expected policy_gradient_loss: advantages.size() == batch.total_tokens(), got 11");
+  CHECK(shortened(&batch::ref_logps) ==
+        "expected policy_gradient_loss: ref_logps.size() == batch.total_tokens(), got 11");
+  CHECK(shortened(&batch::slopes) == "expected policy_gradient_loss: slopes.size() == batch.total_tokens(), got 11");
   batch without;
   without.ref_logps.clear();
-  CHECK(message_of(without, {.kl_loss_coef = 0.1}) == "expected ppo_loss: ref_logps, which kl_loss_coef > 0 needs");
+  CHECK(message_of(without, {}, loss_aggregation::token_mean, {.kl_loss_coef = 0.1}) ==
+        "expected policy_gradient_loss: ref_logps, which kl_loss_coef > 0 needs");
   batch few;
   few.totals.tokens = 5;
   CHECK(message_of(few) == "expected aggregation_totals.tokens >= the masked-in tokens of the batch, got 5");

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <complex>
 #include <cstddef>
@@ -17,6 +19,7 @@
 
 #include "support/allocations.hpp"
 #include "support/golden_file.hpp"
+#include "support/proofs.hpp"
 
 using namespace attune;
 using testing::relative_error;
@@ -31,19 +34,19 @@ struct batch {
   std::vector<token_id> tokens = std::vector<token_id>(12, 1);
   std::vector<std::size_t> offsets{0, 3, 8, 12};
   std::vector<std::uint8_t> mask{0, 0, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1};
-  std::vector<double> logps, mean_logps, dlogps, dmean_logps;
+  std::vector<double> logps, mean_logps, log_normalizers, dlogps, dmean_logps, dlog_normalizers;
 
-  explicit batch(std::uint64_t seed = 0) : dlogps(12, 7.0), dmean_logps(12, 7.0) {
-    random_stream stream(seed);
+  explicit batch(std::uint64_t seed = 0) : dlogps(12, 7.0), dmean_logps(12, 7.0), dlog_normalizers(12, 7.0) {
+    random_stream stream(seed), others(seed, 1);
     for (std::uint8_t const m : mask) {
       logps.push_back(m != 0 ? -5.0 * stream.uniform() : missing);
       mean_logps.push_back(m != 0 ? -3.0 - 5.0 * stream.uniform() : missing);
+      log_normalizers.push_back(m != 0 ? 4.0 * others.normal() : missing);
     }
   }
   sequences_view view() const { return {tokens, offsets, mask}; }
   double loss(sft_options o = {}, sft_totals totals = {6, 3}) {
-    return sft_loss<double>({.logps = logps, .mean_logps = mean_logps}, view(),
-                            {.logps = dlogps, .mean_logps = dmean_logps}, totals, o);
+    return sft_loss<double>({logps, mean_logps, log_normalizers}, view(), {dlogps, dmean_logps, dlog_normalizers}, totals, o);
   }
 };
 
@@ -54,6 +57,7 @@ std::string message_of(batch b, sft_options o = {}, sft_totals totals = {6, 3}) 
   } catch (contract_violation const& e) {
     CHECK(b.dlogps == before.dlogps);  // nothing half-written
     CHECK(b.dmean_logps == before.dmean_logps);
+    CHECK(b.dlog_normalizers == before.dlog_normalizers);
     return e.what();
   }
   return "no error";
@@ -61,6 +65,26 @@ std::string message_of(batch b, sft_options o = {}, sft_totals totals = {6, 3}) 
 
 auto const by_token = sft_normalization::token;
 auto const by_sequence = sft_normalization::sequence;
+auto const dft = sft_loss_type::dft;
+
+// Every combination of options that validates.
+std::vector<sft_options> option_grid() {
+  std::vector<sft_options> grid;
+  for (auto const normalization : {by_token, by_sequence})
+    for (auto const type : {sft_loss_type::nll, dft})
+      for (double const e : {0.0, 0.1, 0.9})
+        for (double const z : {0.0, 1e-4, 0.5})
+          if (type == sft_loss_type::nll || e == 0.0) grid.push_back({e, normalization, type, z});
+  return grid;
+}
+
+// The formulas as the papers have them, DFT's weight held at a probability that is given.
+template <class T>
+T textbook(T logp, T mean_logp, T log_normalizer, double held_logp, sft_options o) {
+  T const nll = o.loss_type == dft ? T(-std::exp(held_logp)) * logp
+                                   : -(T(1.0 - o.label_smoothing) * logp + T(o.label_smoothing) * mean_logp);
+  return nll + T(o.z_loss_coef) * log_normalizer * log_normalizer;
+}
 
 }  // namespace
 
@@ -95,40 +119,76 @@ TEST_CASE("sft: the slopes of a whole step add up to -1, smoothed or not, by tok
     }
 }
 
-TEST_CASE("sft: both slopes of a token agree with dual numbers and complex step to 1e-12") {
+TEST_CASE("sft: all slopes of a token agree with dual numbers and complex step, DFT's weight held fixed, to 1e-12") {
   using dual = testing::dual_number<double>;
   using complex = std::complex<double>;
-  for (double const e : {0.0, 1e-3, 0.1, 0.5, 0.999})
+  double worst = 0.0, worst_fd = 0.0;
+  auto const grid = option_grid();
+  for (sft_options const& o : grid)
     for (std::uint64_t seed = 0; seed < 25; ++seed) {
-      sft_options const o{.label_smoothing = e};
       random_stream stream(seed);
-      double const a = -20 * stream.uniform(), b = -20 * stream.uniform();
-      auto const ours = sft_objective(a, b, o);
-      CHECK(relative_error(ours.logp, sft_objective(dual(a, 1), dual(b), o).value.derivative) <= 1e-12);
-      CHECK(relative_error(ours.mean_logp, sft_objective(dual(a), dual(b, 1), o).value.derivative) <= 1e-12);
-      CHECK(relative_error(ours.logp, sft_objective(complex(a, 1e-100), complex(b), o).value.imag() * 1e100) <= 1e-12);
-      CHECK(relative_error(ours.mean_logp, sft_objective(complex(a), complex(b, 1e-100), o).value.imag() * 1e100) <=
-            1e-12);
-      CHECK(relative_error(ours.value, -(1 - e) * a - e * b) <= 1e-12);
+      std::array<double, 3> const x{-20 * stream.uniform(), -20 * stream.uniform(), 10 * stream.normal()};
+      auto const ours = sft_objective(x[0], x[1], x[2], o);
+      std::array<double, 3> const slopes{ours.logp, ours.mean_logp, ours.log_normalizer};
+      worst = std::max(worst, relative_error(ours.value, textbook(x[0], x[1], x[2], x[0], o)));
+      for (std::size_t k = 0; k < 3; ++k) {
+        auto const nudged = [&](auto step) {
+          using T = decltype(step);
+          std::array<T, 3> y{T(x[0]), T(x[1]), T(x[2])};
+          y[k] += step;
+          return y;
+        };
+        auto const d = nudged(dual(0, 1));
+        auto const c = nudged(complex(0, 1e-100));
+        for (double const exact : {sft_objective(d[0], d[1], d[2], o).value.derivative,
+                                   sft_objective(c[0], c[1], c[2], o).value.imag() * 1e100,
+                                   textbook(d[0], d[1], d[2], x[0], o).derivative,
+                                   textbook(c[0], c[1], c[2], x[0], o).imag() * 1e100})
+          worst = std::max(worst, relative_error(slopes[k], exact));
+        auto moved = x;
+        auto const f = [&] { return textbook(moved[0], moved[1], moved[2], x[0], o); };
+        worst_fd = std::max(worst_fd, relative_error(slopes[k], testing::central_difference(f, moved[k]), 1.0));
+      }
     }
+  MESSAGE("worst ", worst, ", of central differences ", worst_fd);
+  CHECK(worst <= 1e-12);
+  CHECK(worst_fd <= 1e-9);
+  proofs::derivatives("sft", grid.size(), 25, worst, worst_fd);
 }
 
-TEST_CASE("sft: every element of the batch gradient agrees with a central difference of the loss") {
-  for (auto const normalization : {by_token, by_sequence})
-    for (double const e : {0.0, 0.1, 0.9})
-      for (std::uint64_t seed = 0; seed < 20; ++seed) {
-        batch b(seed);
-        sft_options const o{e, normalization};
-        sft_totals const totals{11, 4};
-        b.loss(o, totals);
-        auto const dlogps = b.dlogps, dmean_logps = b.dmean_logps;
-        auto const f = [&] { return b.loss(o, totals); };
-        for (std::size_t t = 0; t < 12; ++t) {
-          if (b.mask[t] == 0) continue;
-          CHECK(relative_error(testing::central_difference(f, b.logps[t]), dlogps[t], 1.0) <= 1e-10);
-          CHECK(relative_error(testing::central_difference(f, b.mean_logps[t]), dmean_logps[t], 1.0) <= 1e-10);
+TEST_CASE("sft: every element of the batch gradient agrees with a central difference of the loss, DFT's weights held fixed") {
+  double worst = 0.0;
+  for (sft_options const& o : option_grid())
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      batch b(seed);
+      sft_totals const totals{11, 4};
+      b.loss(o, totals);
+      auto const held = b.logps;
+      auto const textbook_loss = [&] {
+        double loss = 0.0;
+        for (std::size_t i = 0; i < 3; ++i) {
+          double sum = 0.0, count = 0.0;
+          for (std::size_t t = b.offsets[i]; t < b.offsets[i + 1]; ++t)
+            if (b.mask[t] != 0) {
+              sum += textbook(b.logps[t], b.mean_logps[t], b.log_normalizers[t], held[t], o);
+              count += 1.0;
+            }
+          loss += o.normalization == by_token ? sum / 11.0 : sum / count / 4.0;
         }
+        return loss;
+      };
+      worst = std::max(worst, relative_error(b.loss(o, totals), textbook_loss()));
+      for (std::size_t t = 0; t < 12; ++t) {
+        if (b.mask[t] == 0) continue;
+        auto const check = [&](double& x, double slope) {
+          worst = std::max(worst, relative_error(testing::central_difference(textbook_loss, x), slope, 1.0));
+        };
+        check(b.logps[t], b.dlogps[t]);
+        check(b.mean_logps[t], b.dmean_logps[t]);
+        check(b.log_normalizers[t], b.dlog_normalizers[t]);
       }
+    }
+  CHECK(worst <= 1e-10);
 }
 
 TEST_CASE("sft: loss and the gradient of every logit are PyTorch's") {
@@ -171,10 +231,108 @@ TEST_CASE("sft: loss and the gradient of every logit are PyTorch's") {
   }
 }
 
+TEST_CASE("sft: DFT and z-loss are TRL's compute_loss and PyTorch's, value and gradient of every logit") {
+  auto const cases = read_golden("sft_terms.txt");
+  REQUIRE(cases.size() >= 100);
+  double worst_value[2] = {0.0, 0.0}, worst_gradient[2] = {0.0, 0.0};
+  std::size_t count[2] = {0, 0};
+  for (golden_case const& c : cases) {
+    auto const tokens = c.integers<token_id>("tokens");
+    auto const offsets = c.integers<std::size_t>("offsets");
+    auto const mask = c.integers<std::uint8_t>("mask");
+    auto const& logits = c["logits"];
+    std::size_t const n = tokens.size(), vocabulary = static_cast<std::size_t>(c.number("vocabulary"));
+    std::size_t const trl = c.number("trl") != 0 ? 1 : 0;
+    ++count[trl];
+    std::vector<double> logps(n), means(n), normalizers(n), dlogps(n), dmeans(n), dnormalizers(n);
+    for (std::size_t t = 1; t < n; ++t) {  // row t - 1 predicts token t
+      double const* const row = &logits[(t - 1) * vocabulary];
+      double sum = 0;
+      for (std::size_t v = 0; v < vocabulary; ++v) sum += std::exp(row[v]);
+      normalizers[t] = std::log(sum);
+      logps[t] = row[tokens[t]] - normalizers[t];
+      for (std::size_t v = 0; v < vocabulary; ++v) means[t] += (row[v] - normalizers[t]) / static_cast<double>(vocabulary);
+    }
+    sft_options const o{.label_smoothing = c.number("label_smoothing"),
+                        .normalization = c.number("sequence_normalization") != 0 ? by_sequence : by_token,
+                        .loss_type = c.number("dft") != 0 ? dft : sft_loss_type::nll,
+                        .z_loss_coef = c.number("z_loss_coef")};
+    double const loss = sft_loss<double>(
+        {logps, means, normalizers}, {tokens, offsets, mask}, {dlogps, dmeans, dnormalizers},
+        {static_cast<std::size_t>(c.number("total_tokens")), static_cast<std::size_t>(c.number("total_sequences"))}, o);
+    worst_value[trl] = std::max(worst_value[trl], relative_error(loss, c.number("loss")));
+    for (std::size_t t = 0; t < n; ++t)
+      for (std::size_t v = 0; v < vocabulary; ++v) {
+        double dlogit = 0.0;
+        if (t + 1 < n) {
+          double const p = std::exp(logits[t * vocabulary + v] - normalizers[t + 1]);
+          double const hit = tokens[t + 1] == static_cast<token_id>(v) ? 1.0 : 0.0;
+          dlogit = dlogps[t + 1] * (hit - p) + dmeans[t + 1] * (1.0 / static_cast<double>(vocabulary) - p) +
+                   dnormalizers[t + 1] * p;
+        }
+        worst_gradient[trl] =
+            std::max(worst_gradient[trl], relative_error(dlogit, c["dlogits"][t * vocabulary + v], 1e-5));
+      }
+  }
+  for (std::size_t const k : {0u, 1u}) {
+    CHECK(count[k] >= 40);
+    CHECK(worst_value[k] <= 1e-10);
+    CHECK(worst_gradient[k] <= 1e-10);
+    proofs::golden("sft", k == 1 ? "TRL" : "PyTorch", count[k], worst_value[k], worst_gradient[k]);
+  }
+}
+
+TEST_CASE("sft: DFT's slope is the probability times that of the plain loss, and its loss is never larger") {
+  for (auto const normalization : {by_token, by_sequence})
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      batch plain(seed), weighed(seed);
+      double const nll = plain.loss({.normalization = normalization});
+      double const loss = weighed.loss({.normalization = normalization, .loss_type = dft});
+      CHECK(loss >= 0.0);
+      CHECK(loss <= nll);
+      double largest = 0.0;
+      for (std::size_t t = 0; t < 12; ++t)
+        if (plain.mask[t] != 0) {
+          CHECK(weighed.dlogps[t] == doctest::Approx(plain.dlogps[t] * std::exp(plain.logps[t])).epsilon(1e-15));
+          largest = std::max(largest, -std::exp(plain.logps[t]) * plain.logps[t]);
+        }
+      CHECK(largest <= std::exp(-1.0));  // -p log p has its maximum 1/e at p = 1/e
+    }
+  proofs::law("sft", "dft: slope = pi * slope of nll; 0 <= loss <= nll, and at most 1/e per token");
+}
+
+TEST_CASE("sft: where the policy is certain, or has given a token up, DFT is still: loss 0, slopes -1 and 0") {
+  auto const certain = sft_objective(0.0, 0.0, 0.0, {.loss_type = dft});
+  CHECK(certain.value == 0.0);
+  CHECK(certain.logp == -1.0);
+  auto const lost = sft_objective(-800.0, 0.0, 0.0, {.loss_type = dft});
+  CHECK(lost.value == 0.0);
+  CHECK(lost.logp == 0.0);
+  proofs::law("sft", "dft: at pi = 1 it is nll; as pi goes to 0 value and slope vanish");
+}
+
+TEST_CASE("sft: z-loss adds coef log^2 Z and leaves the other slopes alone; at Z = 1 it is 0 and still") {
+  for (auto const type : {sft_loss_type::nll, dft})
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      batch plain(seed), with_z(seed);
+      double const before = plain.loss({.loss_type = type});
+      double squares = 0.0;
+      for (std::size_t t = 0; t < 12; ++t)
+        if (plain.mask[t] != 0) squares += plain.log_normalizers[t] * plain.log_normalizers[t];
+      CHECK(with_z.loss({.loss_type = type, .z_loss_coef = 0.25}) == doctest::Approx(before + 0.25 * squares / 6.0).epsilon(1e-14));
+      CHECK(with_z.dlogps == plain.dlogps);
+      CHECK(with_z.dmean_logps == plain.dmean_logps);
+      CHECK(plain.dlog_normalizers == std::vector<double>(12, 0.0));
+      with_z.log_normalizers.assign(12, 0.0);
+      CHECK(with_z.loss({.loss_type = type, .z_loss_coef = 0.25}) == before);
+      CHECK(with_z.dlog_normalizers == std::vector<double>(12, 0.0));
+    }
+  proofs::law("sft", "z-loss: adds coef log^2 Z to any loss type without touching its slopes; 0 and stationary at Z = 1");
+}
+
 TEST_CASE("sft: micro-batches with the step's totals give the slopes of the whole batch, bit for bit") {
-  for (auto const normalization : {by_token, by_sequence}) {
+  for (sft_options const& o : option_grid()) {
     batch whole(4);
-    sft_options const o{0.1, normalization};
     double const loss = whole.loss(o);
     double shares = 0.0;
     for (std::size_t b = 0; b < 3; ++b) {
@@ -183,12 +341,14 @@ TEST_CASE("sft: micro-batches with the step's totals give the slopes of the whol
       auto const cut = [&](auto& values) {
         values = {values.begin() + static_cast<long>(first), values.begin() + static_cast<long>(first + count)};
       };
-      cut(part.tokens), cut(part.mask), cut(part.logps), cut(part.mean_logps), cut(part.dlogps), cut(part.dmean_logps);
+      cut(part.tokens), cut(part.mask), cut(part.logps), cut(part.mean_logps), cut(part.log_normalizers);
+      cut(part.dlogps), cut(part.dmean_logps), cut(part.dlog_normalizers);
       part.offsets = {0, count};
       shares += part.loss(o, {6, 3});
       for (std::size_t t = 0; t < count; ++t) {
         CHECK(part.dlogps[t] == whole.dlogps[first + t]);
         CHECK(part.dmean_logps[t] == whole.dmean_logps[first + t]);
+        CHECK(part.dlog_normalizers[t] == whole.dlog_normalizers[first + t]);
       }
     }
     CHECK(shares == doctest::Approx(loss).epsilon(1e-14));
@@ -198,24 +358,41 @@ TEST_CASE("sft: micro-batches with the step's totals give the slopes of the whol
 TEST_CASE("sft: what stands in masked-out places, NaN included, is not read, and their slopes are 0") {
   batch b;
   CHECK(std::isnan(b.logps[0]));
-  CHECK(std::isfinite(b.loss({.label_smoothing = 0.1})));
-  for (std::size_t t = 0; t < 12; ++t)
-    if (b.mask[t] == 0) {
-      CHECK(b.dlogps[t] == 0.0);
-      CHECK(b.dmean_logps[t] == 0.0);
-    }
+  for (sft_options const& o : option_grid()) {
+    CHECK(std::isfinite(b.loss(o)));
+    for (std::size_t t = 0; t < 12; ++t)
+      if (b.mask[t] == 0) {
+        CHECK(b.dlogps[t] == 0.0);
+        CHECK(b.dmean_logps[t] == 0.0);
+        CHECK(b.dlog_normalizers[t] == 0.0);
+      }
+  }
 }
 
-TEST_CASE_TEMPLATE("sft: finite for every finite log-probability", T, float, double) {
-  T const largest = std::numeric_limits<T>::max();
-  for (double const e : {0.0, 0.1, 0.999})
-    for (T const a : {T(0), T(-1e4), T(-3e38), -largest, largest})
-      for (T const b : {T(0), T(-1e4), T(-3e38), -largest, largest}) {
-        auto const one = sft_objective(a, b, {.label_smoothing = e});
-        CHECK(std::isfinite(one.value));
-        CHECK(std::isfinite(one.logp));
-        CHECK(std::isfinite(one.mean_logp));
-      }
+TEST_CASE_TEMPLATE("sft: finite for every finite log-probability and normaliser", T, float, double) {
+  T const largest = std::numeric_limits<T>::max(), least = std::numeric_limits<T>::denorm_min();
+  std::size_t cases = 0, failed = 0;
+  auto const extremes = {T(0), -least, T(-1e4), T(1e4), T(-3e38), T(3e38), -largest, largest};
+  for (sft_options o : {sft_options{}, {.label_smoothing = 0.1}, {.label_smoothing = 0.999}, {.loss_type = dft}})
+    for (double const z : {0.0, 1e-4, 1e6, 1e300})
+      for (T const a : extremes)
+        for (T const b : extremes)
+          for (T const c : extremes) {
+            o.z_loss_coef = z;
+            auto const one = sft_objective(a, b, c, o);
+            ++cases;
+            if (!(std::isfinite(one.value) && std::isfinite(one.logp) && std::isfinite(one.mean_logp) &&
+                  std::isfinite(one.log_normalizer)))
+              ++failed;
+          }
+  CHECK(failed == 0);
+  proofs::extremes("sft", cases, failed);
+  // Exact limits: an unlikely token under DFT, a rounded-up probability, a normaliser whose square is beyond T.
+  CHECK(sft_objective(-largest, T(0), T(0), {.loss_type = dft}).value == T(0));
+  CHECK(sft_objective(-largest, T(0), T(0), {.loss_type = dft}).logp == T(0));
+  CHECK(sft_objective(least, T(0), T(0), {.loss_type = dft}).logp == T(-1));
+  CHECK(sft_objective(T(0), T(0), -largest, {.z_loss_coef = 1.0}).value == largest);
+  CHECK(sft_objective(T(0), T(0), -largest, {.z_loss_coef = 1.0}).log_normalizer == -largest);
   std::vector<token_id> const tokens{1, 2, 3};
   std::vector<std::size_t> const offsets{0, 3};
   std::vector<std::uint8_t> const mask{0, 1, 1};
@@ -240,11 +417,13 @@ TEST_CASE("sft: a batch without a supervised token adds nothing to a step that h
 
 TEST_CASE("sft: slopes may overwrite the log-probabilities they belong to") {
   batch apart, b;
-  double const loss = apart.loss({.label_smoothing = 0.1});
-  CHECK(sft_loss<double>({.logps = b.logps, .mean_logps = b.mean_logps}, b.view(),
-                         {.logps = b.logps, .mean_logps = b.mean_logps}, {6, 3}, {.label_smoothing = 0.1}) == loss);
+  sft_options const o{.label_smoothing = 0.1, .z_loss_coef = 0.2};
+  double const loss = apart.loss(o);
+  CHECK(sft_loss<double>({b.logps, b.mean_logps, b.log_normalizers}, b.view(), {b.logps, b.mean_logps, b.log_normalizers},
+                         {6, 3}, o) == loss);
   CHECK(b.logps == apart.dlogps);
   CHECK(b.mean_logps == apart.dmean_logps);
+  CHECK(b.log_normalizers == apart.dlog_normalizers);
 }
 
 TEST_CASE("sft: the batch loss allocates nothing") {
@@ -252,6 +431,7 @@ TEST_CASE("sft: the batch loss allocates nothing") {
   std::size_t const before = allocations();
   b.loss({0.1, by_sequence});
   b.loss({0.1, by_token});
+  b.loss({.loss_type = dft, .z_loss_coef = 0.1});
   CHECK(allocations() == before);
 }
 
@@ -266,6 +446,30 @@ TEST_CASE("sft: a supervised log-probability that is not finite is refused by fi
   CHECK(message_of(b) == "no error");  // not read without label smoothing
   CHECK(message_of(b, {.label_smoothing = 0.1}) ==
         "expected sft_loss: mean_logps[10] finite (sequence 2, token 2), got inf");
+  b = batch();
+  b.log_normalizers[5] = inf;
+  CHECK(message_of(b, {.loss_type = dft}) == "no error");
+  CHECK(message_of(b, {.loss_type = dft, .z_loss_coef = 0.1}) ==
+        "expected sft_loss: log_normalizers[5] finite (sequence 1, token 2), got inf");
+}
+
+TEST_CASE("sft: a z_loss_coef out of range, DFT with label smoothing, or z-loss without normalisers, is refused by name") {
+  for (double const z : {-0.1, missing, inf})
+    CHECK(message_of(batch(), {.z_loss_coef = z}).starts_with("expected sft_options.z_loss_coef >= 0 and finite, got "));
+  CHECK(message_of(batch(), {.label_smoothing = 0.1, .loss_type = dft}) ==
+        "expected sft_options.label_smoothing == 0 with loss_type dft, which has no uniform distribution to mix in, got 0.1");
+  batch b;
+  b.log_normalizers.clear();
+  CHECK(message_of(b) == "no error");
+  CHECK(message_of(b, {.z_loss_coef = 0.1}) ==
+        "expected sft_loss: logps.log_normalizers.size() == s.total_tokens(), which z_loss_coef > 0 needs, got 0");
+  b = batch();
+  b.dlog_normalizers.clear();
+  CHECK(message_of(b, {.z_loss_coef = 0.1}) ==
+        "expected sft_loss: slopes.log_normalizers.size() == s.total_tokens(), which z_loss_coef > 0 needs, got 0");
+  CHECK(terms_of(sft_options{}) == token_terms{});
+  CHECK(terms_of(sft_options{.label_smoothing = 0.1, .z_loss_coef = 0.1}) ==
+        token_terms{.mean_logps = true, .log_normalizers = true});
 }
 
 TEST_CASE("sft: label smoothing out of range, or without the means it needs, is refused by name") {

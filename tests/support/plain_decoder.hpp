@@ -108,13 +108,16 @@ struct plain_decoder {
     return out;
   }
 
-  /// logps[t], mean_logps[t] and entropies[t] as the Policy concept aligns them; 0 where the mask is 0.
-  void log_probs(sequences_view s, std::vector<N>& logps, std::vector<N>& means, std::vector<N>& entropies) const {
+  /// Logps and terms as the Policy concept aligns them; 0 where the mask is 0.
+  void log_probs(sequences_view s, std::vector<N>& logps, std::vector<N>& means, std::vector<N>& entropies,
+                 std::vector<N>* normalizers = nullptr, std::vector<N>* collisions = nullptr) const {
     using std::exp;
     using std::log;
     logps.assign(s.total_tokens(), N(0));
     means.assign(s.total_tokens(), N(0));
     entropies.assign(s.total_tokens(), N(0));
+    if (normalizers != nullptr) normalizers->assign(s.total_tokens(), N(0));
+    if (collisions != nullptr) collisions->assign(s.total_tokens(), N(0));
     for (std::size_t b = 0; b < s.size(); ++b) {
       auto const rows = hidden(s.sequence(b));
       for (std::size_t i = 1; i < s.length(b); ++i) {
@@ -133,6 +136,10 @@ struct plain_decoder {
         logps[t] = logits[static_cast<std::size_t>(s.tokens[t])] - normalizer;
         means[t] = mean - normalizer;
         for (N const z : logits) entropies[t] -= exp(z - normalizer) * (z - normalizer);
+        if (normalizers != nullptr) (*normalizers)[t] = normalizer;
+        if (collisions == nullptr) continue;
+        for (N const z : logits) (*collisions)[t] += exp(N(2) * (z - normalizer));
+        (*collisions)[t] = log((*collisions)[t]);
       }
     }
   }

@@ -43,6 +43,34 @@ struct pair_list {
   }
 };
 
+struct owned_feedback {
+  token_list prompt, completion;
+  bool desirable = false;
+  double weight = 1.0;
+};
+
+struct feedback_list {
+  std::vector<owned_feedback> rows;
+  std::size_t size() const { return rows.size(); }
+  judged_completion operator[](std::size_t i) const {
+    return {rows[i].prompt, rows[i].completion, rows[i].desirable, rows[i].weight};
+  }
+};
+
+struct owned_solution {
+  token_list prompt, completion;
+  std::vector<std::size_t> step_ends;
+  std::vector<std::uint8_t> labels;
+};
+
+struct solution_list {
+  std::vector<owned_solution> rows;
+  std::size_t size() const { return rows.size(); }
+  stepwise_completion operator[](std::size_t i) const {
+    return {rows[i].prompt, rows[i].completion, rows[i].step_ends, rows[i].labels};
+  }
+};
+
 struct prompt_row {
   std::span<token_id const> prompt;
 };
@@ -74,6 +102,33 @@ inline pair_list random_pairs(std::size_t rows, std::size_t vocabulary, std::uin
   for (std::size_t i = 0; i < rows; ++i)
     out.rows.push_back({random_tokens(random, vocabulary, longest), random_tokens(random, vocabulary, longest),
                         random_tokens(random, vocabulary, longest), 0.0});
+  return out;
+}
+
+inline feedback_list random_feedback(std::size_t rows, std::size_t vocabulary, std::uint64_t seed,
+                                     std::size_t longest = 6) {
+  random_stream random(seed);
+  feedback_list out;
+  for (std::size_t i = 0; i < rows; ++i)
+    out.rows.push_back({random_tokens(random, vocabulary, longest), random_tokens(random, vocabulary, longest),
+                        random.below(2) == 0, 1.0});
+  return out;
+}
+
+inline solution_list random_solutions(std::size_t rows, std::size_t vocabulary, std::uint64_t seed,
+                                      std::size_t longest = 4) {
+  random_stream random(seed);
+  solution_list out;
+  for (std::size_t i = 0; i < rows; ++i) {
+    owned_solution row{random_tokens(random, vocabulary, longest), {}, {}, {}};
+    for (std::size_t steps = 1 + random.below(3); steps-- > 0;) {
+      token_list const step = random_tokens(random, vocabulary, longest);
+      row.completion.insert(row.completion.end(), step.begin(), step.end());
+      row.step_ends.push_back(row.completion.size());
+      row.labels.push_back(random.below(2) == 0);
+    }
+    out.rows.push_back(row);
+  }
   return out;
 }
 

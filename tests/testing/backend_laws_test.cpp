@@ -250,6 +250,20 @@ struct multiplies_zero_by_infinity : spoiled<float> {
   }
 };
 
+struct squares_without_a_log : spoiled<float> {
+  void token_logps(matrix_view<float const> logits, targets_view targets, row_logps<float> out) const {
+    base::token_logps(logits, targets, out);
+    for (float& x : out.collisions) x = std::exp(x);
+  }
+};
+
+struct divides_the_wrong_way_round : spoiled<float> {
+  void token_kl(matrix_view<float const> logits, matrix_view<float const> ref_logits, targets_view targets, kl_direction,
+                row_kl<float> out) const {
+    base::token_kl(logits, ref_logits, targets, kl_direction::reverse, out);
+  }
+};
+
 /// Names of the laws broken, in the order in which they were found.
 template <class B>
 std::string broken_laws(testing::backend_law_options options = {}) {
@@ -272,17 +286,18 @@ TEST_CASE("backend laws: the reference backend keeps them all, in float and doub
 }
 
 TEST_CASE("backend laws: each broken backend is caught under the name of its law and of no law it keeps") {
-  CHECK(broken_laws<forgets_the_maximum>() == "large logits, bad rows stay alone");
+  CHECK(broken_laws<forgets_the_maximum>() == "large logits, bad rows stay alone, normalizer adjoint");
   CHECK(broken_laws<mean_of_logits>() == "log-probabilities, large logits");
-  CHECK(broken_laws<adds_to_dlogits>() == "adjoint, in place, no target, large logits, masked vocabulary, entropy adjoint");
-  CHECK(broken_laws<zeroes_before_it_reads>() == "in place, entropy adjoint");
+  CHECK(broken_laws<adds_to_dlogits>() == "adjoint, in place, no target, large logits, masked vocabulary, entropy adjoint, "
+                                          "normalizer adjoint");
+  CHECK(broken_laws<zeroes_before_it_reads>() == "in place, entropy adjoint, normalizer adjoint");
   CHECK(broken_laws<fills_the_gaps>() == "row stride, in place");
   CHECK(broken_laws<leaves_skipped_rows>() == "no target");
-  CHECK(broken_laws<masks_by_a_large_number>() == "masked vocabulary, entropy adjoint");
+  CHECK(broken_laws<masks_by_a_large_number>() == "masked vocabulary, entropy adjoint, normalizer adjoint");
   CHECK(broken_laws<skips_bad_rows>() == "bad rows stay alone");
-  CHECK(broken_laws<remembers>() == "pure, entropies");
-  CHECK(broken_laws<drops_the_slope_of_the_mean>() == "linear adjoint, entropy adjoint");
-  CHECK(broken_laws<overwrites_dhead>() == "linear adjoint, entropy adjoint, empty");
+  CHECK(broken_laws<remembers>() == "pure, entropies, collisions");
+  CHECK(broken_laws<drops_the_slope_of_the_mean>() == "linear adjoint, entropy adjoint, normalizer adjoint");
+  CHECK(broken_laws<overwrites_dhead>() == "linear adjoint, entropy adjoint, normalizer adjoint, empty");
   CHECK(broken_laws<scores_the_next_target>() == "linear");
   CHECK(broken_laws<writes_past_its_workspace>() == "workspace");
   CHECK(broken_laws<sums_in_float>() == "segments");
@@ -295,9 +310,14 @@ TEST_CASE("backend laws: each way to spoil entropies is caught") {
   CHECK(broken_laws<entropy_in_bits>() == "entropies");
   CHECK(broken_laws<entropies_of_skipped_rows>() == "entropies");
   CHECK(broken_laws<entropy_costs_the_mean>() == "log-probabilities, large logits, masked vocabulary, entropies");
-  CHECK(broken_laws<forgets_the_entropy_itself>() == "entropy adjoint");
-  CHECK(broken_laws<forgets_the_target_s_entropy>() == "entropy adjoint");
+  CHECK(broken_laws<forgets_the_entropy_itself>() == "entropy adjoint, normalizer adjoint");
+  CHECK(broken_laws<forgets_the_target_s_entropy>() == "entropy adjoint, normalizer adjoint");
   CHECK(broken_laws<multiplies_zero_by_infinity>() == "entropies");
+}
+
+TEST_CASE("backend laws: terms and divergences are among the laws") {
+  CHECK(broken_laws<squares_without_a_log>() == "collisions");
+  CHECK(broken_laws<divides_the_wrong_way_round>() == "kl, kl adjoint");
 }
 
 TEST_CASE("backend laws: a leak between rows below rounding is caught where bits are asked for") {

@@ -59,3 +59,41 @@ TEST_CASE("dataset laws: a dataset that depends on what was read before breaks t
   };
   CHECK(breaks(check_dataset_laws(growing{}), "constant size"));
 }
+
+TEST_CASE("dataset laws: feedback and solutions in steps keep them; a weight or steps that cannot be are named") {
+  expect_laws(check_dataset_laws(test::random_feedback(20, 5, 1)));
+  expect_laws(check_dataset_laws(test::random_solutions(20, 5, 1)));
+  for (double const weight : {-1.0, std::numeric_limits<double>::infinity()}) {
+    auto feedback = test::random_feedback(5, 5, 1);
+    feedback.rows[2].weight = weight;
+    CHECK(breaks(check_dataset_laws(feedback), "finite weight"));
+  }
+  auto const broken = [](auto change) {
+    auto solutions = test::random_solutions(5, 5, 1);
+    change(solutions.rows[3]);
+    return breaks(check_dataset_laws(solutions), "steps");
+  };
+  CHECK(broken([](auto& row) { row.step_ends.clear(), row.labels.clear(); }));
+  CHECK(broken([](auto& row) { row.step_ends[0] = 0; }));
+  CHECK(broken([](auto& row) { row.step_ends.back() = row.completion.size() + 1; }));
+  CHECK(broken([](auto& row) { row.step_ends = {1, 1}, row.labels = {0, 0}; }));
+  CHECK(broken([](auto& row) { row.labels.push_back(0); }));
+  CHECK(broken([](auto& row) { row.labels[0] = 2; }));
+  auto feedback = test::random_feedback(5, 5, 1);
+  feedback.rows[4].completion.clear();
+  CHECK(breaks(check_dataset_laws(feedback), "not empty"));
+}
+
+TEST_CASE("dataset laws: a judgement that changes between reads breaks them") {
+  struct fickle {
+    test::feedback_list list = test::random_feedback(6, 5, 1);
+    mutable std::size_t reads = 0;
+    std::size_t size() const { return 6; }
+    judged_completion operator[](std::size_t i) const {
+      judged_completion row = list[i];
+      row.desirable = reads++ % 2 == 0;
+      return row;
+    }
+  };
+  CHECK(breaks(check_dataset_laws(fickle{}), "repeatable"));
+}

@@ -15,9 +15,8 @@ namespace {
 
 enum class defect {
   none, unnormalised, writes_masked, impure, not_causal, not_local, order_matters,  // of log_probs
-  inconsistent, asks_twice, dirty_slopes, wrong_gradient, not_linear, overwrites, moves_values, changes_on_throw, renames,
-  wrong_mean, mean_without_gradient,  // of the gradient
-  entropy_in_bits, entropy_on_prompts, entropy_without_gradient, entropy_asks_twice, entropy_bends_logps, slopes_interact
+  inconsistent, asks_twice, dirty_slopes, wrong_gradient, not_linear, overwrites, moves_values, changes_on_throw,
+  renames  // of the gradient
 };
 
 class defective_policy {
@@ -50,34 +49,6 @@ class defective_policy {
     });
     if (defect_ == defect::changes_on_throw) policy_.parameters()[0].gradient[3] -= 1.0;
     if (defect_ == defect::moves_values) policy_.row(0)[0] += 1e-9;
-  }
-
-  void accumulate_gradient_smoothed(sequences_view s, smoothed_slopes_of<double> ask) {
-    policy_.accumulate_gradient_smoothed(
-        s, [&](std::span<double const> logps, std::span<double const> means, std::span<double> slopes, std::span<double> mean_slopes) {
-          std::vector<double> seen(means.begin(), means.end());
-          if (defect_ == defect::wrong_mean)
-            for (double& m : seen) m *= 1.01;
-          ask(logps, seen, slopes, mean_slopes);
-          if (defect_ == defect::mean_without_gradient) std::fill(mean_slopes.begin(), mean_slopes.end(), 0.0);
-        });
-  }
-
-  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<double> ask) {
-    policy_.accumulate_gradient_entropic(
-        s, [&](std::span<double const> logps, std::span<double const> entropies, std::span<double> slopes, std::span<double> bends) {
-          std::vector<double> seen(entropies.begin(), entropies.end());
-          if (defect_ == defect::entropy_in_bits)
-            for (double& h : seen) h *= 1.4427;
-          if (defect_ == defect::entropy_on_prompts) seen[0] = 1.0;
-          ask(logps, seen, slopes, bends);
-          if (defect_ == defect::entropy_asks_twice) ask(logps, seen, slopes, bends);
-          if (defect_ == defect::entropy_without_gradient) std::fill(bends.begin(), bends.end(), 0.0);
-          if (defect_ == defect::entropy_bends_logps)
-            for (double& slope : slopes) slope *= 1.001;
-          if (defect_ == defect::slopes_interact)
-            for (std::size_t t = 0; t < slopes.size(); ++t) bends[t] += 0.1 * slopes[t] * bends[t];
-        });
   }
 
   auto parameters() {
@@ -113,16 +84,11 @@ class defective_policy {
   mutable std::size_t calls_ = 0;
 };
 
-static_assert(SmoothedPolicy<defective_policy> && EntropicPolicy<defective_policy>);
+static_assert(Policy<defective_policy> && !TermedPolicy<defective_policy>);
 
 std::vector<broken_law> all_laws(defect d) {
-  policy_law_options const options{.batch = 6, .seed = 3};
-  std::vector<broken_law> all;
-  auto const add = [&](std::vector<broken_law> const& more) { all.insert(all.end(), more.begin(), more.end()); };
-  defective_policy a(d), b(d);
-  add(check_policy_laws(a, 5, options));
-  add(check_smoothed_policy_laws(b, 5, options));
-  return all;
+  defective_policy policy(d);
+  return check_policy_laws(policy, 5, {.batch = 6, .seed = 3});
 }
 
 }  // namespace
@@ -148,30 +114,12 @@ TEST_CASE("policy laws: each defect of the gradient is named") {
   CHECK(breaks(all_laws(defect::moves_values), "accumulates"));
   CHECK(breaks(all_laws(defect::changes_on_throw), "ask throws"));
   CHECK(breaks(all_laws(defect::renames), "stable"));
-  CHECK(breaks(all_laws(defect::wrong_mean), "smoothed"));
-  CHECK(breaks(all_laws(defect::mean_without_gradient), "exact"));
 }
 
-TEST_CASE("policy laws: each defect of an entropy is named") {
-  auto const laws = [](defect d) {
-    defective_policy policy(d);
-    return check_entropic_policy_laws(policy, 5, {.batch = 6, .seed = 3});
-  };
-  expect_laws(laws(defect::none));
-  CHECK(breaks(laws(defect::entropy_in_bits), "entropy"));
-  CHECK(breaks(laws(defect::entropy_on_prompts), "entropy"));
-  CHECK(breaks(laws(defect::entropy_asks_twice), "asks once"));
-  CHECK(breaks(laws(defect::entropy_without_gradient), "exact"));
-  CHECK(breaks(laws(defect::entropy_bends_logps), "entropic"));
-  CHECK(breaks(laws(defect::slopes_interact), "entropic"));
-}
-
-TEST_CASE("policy laws: the checkers leave parameters as they were and gradients at zero") {
+TEST_CASE("policy laws: the checker leaves parameters as they were and gradients at zero") {
   auto policy = test::random_tabular<double>({.vocabulary = 5}, 9);
   auto const before = copied_values(policy);
   static_cast<void>(check_policy_laws(policy, 5));
-  static_cast<void>(check_smoothed_policy_laws(policy, 5));
-  static_cast<void>(check_entropic_policy_laws(policy, 5));
   CHECK(copied_values(policy) == before);
   for (double const g : copied_gradients(policy)) CHECK(g == 0.0);
 }

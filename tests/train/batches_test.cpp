@@ -31,6 +31,16 @@ TEST_CASE("epoch order: every example comes once per epoch, the last step takes 
   }
 }
 
+TEST_CASE("epoch order: it knows how many examples the steps before took") {
+  epoch_order order(10, 4, 7);
+  std::size_t before = 0;
+  for (std::size_t i = 0; i < 9; ++i) {
+    CHECK(order.examples_before(i) == before);
+    before += order.step(i).size();
+  }
+  CHECK(epoch_order(5, std::numeric_limits<std::size_t>::max(), 1).examples_before(3) == 15);
+}
+
 TEST_CASE("epoch order: an epoch that the batch divides has no empty last step") {
   epoch_order order(12, 4, 7);
   CHECK(order.steps_per_epoch() == 3);
@@ -133,4 +143,77 @@ TEST_CASE("step batches: refilling allocates nothing") {
   auto const before = allocations();
   fill();
   CHECK(allocations() == before);
+}
+
+TEST_CASE("step batches: judgements and weights travel with their example") {
+  auto feedback = test::random_feedback(20, 9, 1, 5);
+  for (std::size_t i = 0; i < 20; ++i) feedback.rows[i].weight = 0.5 * static_cast<double>(i);
+  step_batches batches(30);
+  for (int round = 0; round < 2; ++round) {  // the second in used memory
+    batches.clear();
+    for (std::size_t i = 0; i < 20; ++i) batches.push_back(feedback[i], i);
+    CHECK(batches.size() > 3);
+    CHECK(batches.sequences() == 20);
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      micro_batch const batch = batches[i];
+      REQUIRE(batch.desirable.size() == batch.examples.size());
+      REQUIRE(batch.weights.size() == batch.examples.size());
+      CHECK(batch.margins.empty());
+      CHECK(batch.labels.empty());
+      for (std::size_t j = 0; j < batch.examples.size(); ++j) {
+        auto const& row = feedback.rows[batch.examples[j]];
+        CHECK(batch.desirable[j] == (row.desirable ? 1 : 0));
+        CHECK(batch.weights[j] == row.weight);
+        CHECK(completion_tokens(batch.sequences.sequence_mask(j)) == row.completion.size());
+      }
+    }
+  }
+  token_list const some{1, 2}, none;
+  CHECK_THROWS_WITH_AS(batches.push_back(judged_completion{some, none, true}, 3),
+                       "example 3: its completion has no token, so there is nothing to learn from it",
+                       contract_violation);
+}
+
+TEST_CASE("step batches: a step of a solution is marked at the token after it, the last one too") {
+  token_list const prompt{7, 8}, completion{1, 2, 3, 4};
+  std::vector<std::size_t> const ends{1, 4};
+  std::vector<std::uint8_t> const labels{1, 0};
+  step_batches batches(0);
+  batches.push_back(stepwise_completion{prompt, completion, ends, labels}, 0);
+  batches.push_back(stepwise_completion{prompt, completion, ends, labels}, 1);
+  REQUIRE(batches.size() == 1);
+  micro_batch const batch = batches[0];
+  CHECK(std::ranges::equal(batch.sequences.sequence(1), token_list{7, 8, 1, 2, 3, 4, 4}));
+  for (std::size_t b = 0; b < 2; ++b) {
+    auto const mask = batch.sequences.sequence_mask(b);
+    CHECK(std::vector<int>(mask.begin(), mask.end()) == std::vector<int>{0, 0, 0, 1, 0, 0, 1});
+    CHECK(batch.labels[batch.sequences.offsets[b] + 3] == 1);
+    CHECK(batch.labels[batch.sequences.offsets[b] + 6] == 0);
+  }
+  CHECK(batch.labels.size() == batch.sequences.total_tokens());
+  CHECK(batches.supervised_tokens() == 4);
+  CHECK(batches.tokens() == 14);
+  validate(batch.sequences, 9);
+}
+
+TEST_CASE("step batches: steps that cannot be are named with their example") {
+  token_list const some{1, 2, 3};
+  step_batches batches(0);
+  auto const refusal = [&](std::vector<std::size_t> const& ends, std::vector<std::uint8_t> const& labels) {
+    std::string why = "no error";
+    try {
+      batches.push_back(stepwise_completion{some, some, ends, labels}, 5);
+    } catch (contract_violation const& e) {
+      why = e.what();
+    }
+    return why;
+  };
+  CHECK(refusal({}, {}) == "example 5: it has no step, so there is nothing to learn from it");
+  CHECK(refusal({1, 3}, {1}) == "example 5: it has 2 steps and 1 labels");
+  std::string const ascending = ", expected ends in ascending order within the completion";
+  CHECK(refusal({0}, {1}) == "example 5: step 0 ends at token 0" + ascending);
+  CHECK(refusal({2, 2}, {1, 1}) == "example 5: step 1 ends at token 2" + ascending);
+  CHECK(refusal({4}, {1}) == "example 5: step 0 ends at token 4" + ascending);
+  CHECK(refusal({2}, {3}) == "example 5: label 0 is 3, expected 0 or 1");
+  CHECK(batches.examples() == 0);
 }

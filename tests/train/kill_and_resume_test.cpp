@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <attune/train/dpo_trainer.hpp>
 
+#include "support/proofs.hpp"
 #include "support/small_world.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/token_value.hpp"
@@ -8,6 +9,7 @@
 #include <attune/model/actor_critic.hpp>
 #include <attune/model/frozen.hpp>
 #include <attune/train/adamw.hpp>
+#include <attune/train/kto_trainer.hpp>
 #include <attune/train/ppo_trainer.hpp>
 #include <attune/train/reward_functions.hpp>
 #include <attune/train/reward_trainer.hpp>
@@ -59,6 +61,15 @@ void run_dpo(std::string const& folder) {
   trainer.fit(pairs);
 }
 
+// The mean of all rewards so far is state beside parameters and moments.
+void run_bco(std::string const& folder) {
+  auto policy = test::random_tabular<float>({.vocabulary = 7}, 1);
+  frozen const reference{policy};
+  adamw<float> optimizer;
+  kto_trainer trainer{policy, reference, optimizer, {.loop = options(folder), .objective = bco_options{.beta = 0.5}}};
+  trainer.fit(test::random_feedback(50, 7, 3));
+}
+
 // Responses are drawn anew, the KL's price moves with what was drawn, the critic has parameters and moments of its own.
 ppo_trainer_options ppo_options_for(std::string const& folder) {
   return {
@@ -96,6 +107,24 @@ void run_ppo_with_shared_critic(std::string const& folder) {
   auto o = ppo_options_for(folder);
   o.loop.learning_rate = 0.005;
   ppo_trainer trainer{policy, reference, reward_of_responses, shared_critic{}, optimizer, o};
+  trainer.fit(test::random_prompts(50, 7, 3));
+}
+
+// Groups are dropped and others drawn: how many, and from which prompts, hangs on what the policy has become.
+void run_dynamic_sampling(std::string const& folder) {
+  auto policy = test::random_tabular<float>({.vocabulary = 7}, 1);
+  frozen const reference{policy};
+  per_response reward([](auto, std::span<token_id const> response) { return response.front() < 2 ? 1.0 : 0.0; });
+  adamw<float> optimizer;
+  auto o = ppo_options_for(folder);
+  o.surrogate = gspo_options{.cliprange = 0.1, .cliprange_high = 0.15};
+  o.aggregation = loss_aggregation::sequence_mean;
+  o.advantages = advantage_estimator::grpo;
+  o.rollout.overlong_buffer = 2;
+  o.rollout.without_eos = missing_eos::keep;
+  o.max_resamples = 3;
+  o.mask_truncated_completions = true;
+  ppo_trainer trainer{policy, reference, reward, no_critic{}, optimizer, o};
   trainer.fit(test::random_prompts(50, 7, 3));
 }
 
@@ -157,9 +186,16 @@ void check(void (*run)(std::string const&)) {
 TEST_CASE("kill and resume: SFT ends in the same bytes however often it is killed") { check(run_sft); }
 TEST_CASE("kill and resume: reward training ends in the same bytes however often it is killed") { check(run_reward); }
 TEST_CASE("kill and resume: DPO with a cached reference ends in the same bytes however often it is killed") { check(run_dpo); }
+TEST_CASE("kill and resume: BCO, running delta included, ends in the same bytes however often it is killed") {
+  check(run_bco);
+}
 TEST_CASE("kill and resume: PPO with a critic of its own ends in the same bytes however often it is killed") {
   check(run_ppo);
 }
 TEST_CASE("kill and resume: PPO with a shared critic ends in the same bytes however often it is killed") {
   check(run_ppo_with_shared_critic);
+}
+TEST_CASE("kill and resume: GSPO with dynamic sampling ends in the same bytes however often it is killed") {
+  check(run_dynamic_sampling);
+  proofs::law("dapo", "a run with dynamic sampling that was killed at random and resumed ends in the same bytes");
 }

@@ -63,4 +63,10 @@ TEST_CASE("kl controller: bad options are refused by name and value") {
   CHECK(why({.placement = kl_placement::loss}) ==
         "expected kl_options.estimator k2 or k3 with placement loss: as a loss, k1 has a gradient of 0 in expectation");
   CHECK(why({.placement = kl_placement::loss, .estimator = kl_estimator::k2}) == "nothing thrown");
+  for (kl_options const& o : {kl_options{.bias_correction = true},
+                              kl_options{.kl_coef = 0.0, .placement = kl_placement::loss, .estimator = kl_estimator::k2,
+                                         .bias_correction = true}})
+    CHECK(why(o) == "expected kl_options.bias_correction == false, unless placement is loss and kl_coef above 0");
+  CHECK(why({.placement = kl_placement::loss, .estimator = kl_estimator::k3, .bias_correction = true}) ==
+        "nothing thrown");
 }

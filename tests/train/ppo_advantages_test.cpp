@@ -97,7 +97,7 @@ TEST_CASE("ppo advantages: rewards, advantages, returns and losses are those of 
   for (golden_case const& g : read_golden("ppo_advantages.txt")) {
     ppo_trainer_options o{.rollout = {.max_new_tokens = static_cast<std::size_t>(g.number("response_length"))},
                           .kl = {.estimator = g.number("kl_estimator") == 1 ? kl_estimator::k1 : kl_estimator::k3},
-                          .ppo = {.cliprange = g.number("cliprange")},
+                          .surrogate = ppo_options{.cliprange = g.number("cliprange")},
                           .value = {.cliprange_value = g.number("cliprange_value")},
                           .vf_coef = g.number("vf_coef"),
                           .gae = {.gamma = g.number("gamma"), .lam = g.number("lam")},
@@ -138,11 +138,11 @@ TEST_CASE("ppo advantages: rewards, advantages, returns and losses are those of 
 
     auto const new_logps = on_tokens(g["new_logps"], s), new_values = on_tokens(g["new_values"], longer);
     std::vector<double> slopes(s.total_tokens()), value_slopes(longer.total_tokens());
-    ppo_statistics statistics;
+    policy_gradient_statistics statistics;
     value_statistics of_values;
     double const policy_loss =
         ppo_loss<double>({.logps = new_logps, .old_logps = of.logps, .advantages = targets.advantages}, s, slopes,
-                         aggregation_totals_of(s), o.aggregation, o.ppo, &statistics);
+                         aggregation_totals_of(s), o.aggregation, std::get<ppo_options>(o.surrogate), &statistics);
     double const critic_loss =
         value_loss<double>({.values = new_values, .returns = targets.returns, .old_values = targets.values}, longer,
                            value_slopes, aggregation_totals_of(longer), o.value, &of_values);

@@ -36,6 +36,7 @@ rollout two_responses() {
   of.responses.push_back(token_list{1}, token_list{3});
   of.finished = {1, 0};
   of.scores = {2.0, -1.0};
+  of.drawn_scores = {1.0, 2.0};
   return of;
 }
 

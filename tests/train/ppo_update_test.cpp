@@ -205,32 +205,56 @@ struct plain_ppo {
       advantages.push_back(std::vector<double>(responses[b].size(), advantage[b]));
   }
 
+  bool has_part(std::size_t b) const { return !o.mask_truncated_completions || responses[b].back() == end; }
+
+  // Of one token, given the ratio that its method sees.
+  N surrogate(N ratio, N logp, double a) const {
+    using std::exp;
+    if (auto const* cispo = std::get_if<cispo_options>(&o.surrogate))
+      return -a * std::min(real(ratio), cispo->epsilon_high) * logp;  // the weight is not differentiated
+    if (auto const* sapo = std::get_if<sapo_options>(&o.surrogate)) {
+      double const tau = a > 0.0 ? sapo->sapo_temperature_pos : sapo->sapo_temperature_neg;
+      return -a * 4.0 / tau / (1.0 + exp(-tau * (ratio - 1.0)));
+    }
+    auto const* ppo = std::get_if<ppo_options>(&o.surrogate);
+    auto const* gspo = std::get_if<gspo_options>(&o.surrogate);
+    double const low = 1.0 - (ppo ? ppo->cliprange : gspo->cliprange);
+    double const above = ppo ? ppo->cliprange_high : gspo->cliprange_high;
+    double const high = above > 0.0 ? 1.0 + above : 2.0 - low;
+    N const held = real(ratio) < low ? N(low) : real(ratio) > high ? N(high) : ratio;
+    N const plain = -a * ratio, clipped = -a * held;
+    N const one = real(plain) >= real(clipped) ? plain : clipped;
+    bool const dual = ppo && ppo->dual_clip > 0.0 && a < 0.0 && real(one) > -a * ppo->dual_clip;
+    return dual ? N(-a * ppo->dual_clip) : one;
+  }
+
   N policy_loss(std::vector<N> const& policy) const {
     using std::exp;
     N loss(0.0);
     double tokens = 0.0;
-    for (auto const& r : responses) tokens += static_cast<double>(r.size());
+    for (std::size_t b = 0; b < responses.size(); ++b)
+      if (has_part(b)) tokens += static_cast<double>(responses[b].size());
     double const B = static_cast<double>(responses.size());
     for (std::size_t b = 0; b < responses.size(); ++b) {
+      if (!has_part(b)) continue;
       double const length = static_cast<double>(responses[b].size());
       double const weight = o.aggregation == loss_aggregation::token_mean      ? 1.0 / tokens
                             : o.aggregation == loss_aggregation::sequence_mean ? 1.0 / (B * length)
                             : o.aggregation == loss_aggregation::sequence_sum
                                 ? 1.0 / B
                                 : 1.0 / (B * static_cast<double>(o.rollout.max_new_tokens));
+      N mean(0.0);
+      for (std::size_t k = 0; k < responses[b].size(); ++k)
+        mean += (log_prob(policy, contexts[b][k], responses[b][k]) - old_logps[b][k]) / length;
       for (std::size_t k = 0; k < responses[b].size(); ++k) {
         N const logp = log_prob(policy, contexts[b][k], responses[b][k]);
-        N const ratio = exp(logp - old_logps[b][k]);
-        double const low = 1.0 - o.ppo.cliprange;
-        double const high = 1.0 + (o.ppo.cliprange_high > 0.0 ? o.ppo.cliprange_high : o.ppo.cliprange);
-        N const held = real(ratio) < low ? N(low) : real(ratio) > high ? N(high) : ratio;
-        double const a = advantages[b][k];
-        N const plain = -a * ratio, clipped = -a * held;
-        N one = real(plain) >= real(clipped) ? plain : clipped;
-        if (o.ppo.dual_clip > 0.0 && a < 0.0 && real(one) > -a * o.ppo.dual_clip) one = N(-a * o.ppo.dual_clip);
+        bool const of_sequence = std::holds_alternative<gspo_options>(o.surrogate);
+        N const ratio = of_sequence ? exp(mean) : exp(logp - old_logps[b][k]);
+        N one = surrogate(ratio, logp, advantages[b][k]);
         if (o.kl.placement == kl_placement::loss) {
           N const d = logp - ref_logps[b][k];
-          one += kl_coef * (o.kl.estimator == kl_estimator::k2 ? d * d / 2.0 : exp(-d) - 1.0 + d);
+          N const kl = o.kl.estimator == kl_estimator::k2 ? d * d / 2.0 : exp(-d) - 1.0 + d;
+          one += kl_coef * kl * (o.kl.bias_correction ? ratio : N(1.0));
         }
         N entropy(0.0);
         if (o.entropy_coef > 0.0)
@@ -248,7 +272,7 @@ struct plain_ppo {
     N loss(0.0);
     double tokens = 0.0;
     for (std::size_t b = 0; b < responses.size(); ++b)
-      for (std::size_t k = 0; k < returns[b].size(); ++k) {
+      for (std::size_t k = 0; has_part(b) && k < returns[b].size(); ++k) {
         N const value = critic[static_cast<std::size_t>(k < contexts[b].size() ? contexts[b][k] : responses[b].back())];
         double const was = old_values[b][k], c = o.value.cliprange_value, target = returns[b][k];
         N const held = c == 0.0                ? value
@@ -278,6 +302,7 @@ std::vector<double> gradient_of(std::vector<double> const& x, F&& f) {
 
 struct comparison {
   double clipped = 0.0, value_clipped = 0.0;
+  std::size_t compared = 0;
 };
 
 // One update of three epochs by trainer and by hand: the gradients of all three steps and where they lead.
@@ -309,6 +334,11 @@ comparison compare(ppo_trainer_options o, std::uint64_t seed) {
   recording_sgd optimizer, critic_optimizer;
   auto const check = [&](rollout const& of, bool with_critic) {
     plain_ppo<std::complex<double>> const plain(o, of, theta, ref, phi);
+    if (o.mask_truncated_completions && std::count(of.finished.begin(), of.finished.end(), 1) == 0) {
+      CHECK(optimizer.gradients.empty());  // nobody has a part in anything
+      return;
+    }
+    ++result.compared;
     REQUIRE(optimizer.gradients.size() == 3);
     for (std::size_t step = 0; step < 3; ++step) {
       auto const g = gradient_of(theta, [&](auto const& x) { return plain.policy_loss(x); });
@@ -424,7 +454,9 @@ TEST_CASE(
                                                     missing_eos::replace}[random.below(3)],
                           .missing_eos_penalty = 1.5},
               .kl = kl,
-              .ppo = {.cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
+              .surrogate =
+                  ppo_options{
+                      .cliprange = 0.1, .cliprange_high = one_in(2) ? 0.15 : 0.0, .dual_clip = one_in(3) ? 1.2 : 0.0},
               .value = {.cliprange_value = one_in(3) ? 0.0 : 0.2},
               .vf_coef = 0.4,
               .entropy_coef = one_in(4) ? 0.2 : 0.0,
@@ -442,6 +474,66 @@ TEST_CASE(
   CHECK(seed == 97);
   CHECK(clipped > 0.1);  // the bounds were met, or nothing was tested of them
   CHECK(value_clipped > 0.02);
+}
+
+TEST_CASE("ppo update: so are they for every surrogate, with truncated responses masked and the KL corrected") {
+  double clipped = 0.0;
+  std::size_t compared = 0;
+  std::uint64_t seed = 200;
+  for (policy_gradient_surrogate const& surrogate :
+       {policy_gradient_surrogate(ppo_options{.cliprange = 0.1}),
+        policy_gradient_surrogate(gspo_options{.cliprange = 0.05, .cliprange_high = 0.08}),
+        policy_gradient_surrogate(cispo_options{.epsilon_high = 1.1}), policy_gradient_surrogate(sapo_options{})})
+    for (auto const estimator : {advantage_estimator::gae, advantage_estimator::grpo})
+      for (auto const aggregation : {loss_aggregation::token_mean, loss_aggregation::sequence_mean,
+                                     loss_aggregation::sequence_sum, loss_aggregation::constant})
+        for (auto const& kl :
+             {kl_options{.kl_coef = 0.3},
+              kl_options{.kl_coef = 0.3, .placement = kl_placement::loss, .estimator = kl_estimator::k2},
+              kl_options{.kl_coef = 0.3, .placement = kl_placement::loss, .estimator = kl_estimator::k3,
+                         .bias_correction = true}}) {
+          CAPTURE(seed);
+          auto const seen = compare({.kl = kl, .surrogate = surrogate, .vf_coef = 0.4, .aggregation = aggregation,
+                                     .advantages = estimator, .mask_truncated_completions = seed % 2 == 0},
+                                    seed);
+          clipped = std::max(clipped, seen.clipped);
+          compared += seen.compared;
+          ++seed;
+        }
+  CHECK(seed == 296);
+  CHECK(compared >= 90);
+  CHECK(clipped > 0.1);
+}
+
+TEST_CASE(
+    "ppo update: a mini-batch of truncated responses alone makes no step, and an update of them leaves no trace") {
+  auto policy = test::random_tabular<double>({.vocabulary = 6}, 1);
+  auto const before = values_of(policy);
+  frozen const reference{policy};
+  recording_sgd optimizer;
+  per_response reward([](auto, std::span<token_id const> response) { return response.back(); });
+  ppo_trainer_options options{.loop = {.max_steps = 2, .batch_size = 2},
+                              .rollout = {.num_generations = 2, .max_new_tokens = 3, .stop_tokens = {77}},
+                              .num_ppo_epochs = 1,
+                              .num_mini_batches = 2,
+                              .advantages = advantage_estimator::rloo,
+                              .mask_truncated_completions = true};  // none can end
+  double loss = missing;
+  std::size_t gradients = 0;
+  ppo_trainer(policy, reference, reward, no_critic{}, optimizer, options)
+      .fit(one_prompt_per_token(4), [&](report const& r) {
+        for (metric const& m : r.metrics) {
+          if (m.name == "loss/policy_avg") loss = m.value;
+          if (m.name == "grad_norm") ++gradients;
+        }
+      });
+  CHECK(std::isnan(loss));  // never measured
+  CHECK(gradients == 0);
+  CHECK(optimizer.gradients.empty());
+  CHECK(values_of(policy) == before);
+  options.mask_truncated_completions = false;
+  ppo_trainer(policy, reference, reward, no_critic{}, optimizer, options).fit(one_prompt_per_token(4));
+  CHECK(optimizer.gradients.size() == 4);
 }
 
 TEST_CASE("ppo update: the cut into micro-batches changes parameters and metrics by rounding alone") {
@@ -717,7 +809,7 @@ TEST_CASE("ppo update: an entropy bonus is refused of a policy that knows no ent
           ppo_trainer trainer(
               policy, reference, reward, no_critic{}, optimizer,
               {.rollout = {.num_generations = 2}, .entropy_coef = 0.1, .advantages = advantage_estimator::rloo});
-        }) == "expected ppo_trainer_options.entropy_coef == 0: the policy is no EntropicPolicy, got 0.1");
+        }) == "expected ppo_trainer_options.entropy_coef == 0: the policy is no TermedPolicy, got 0.1");
 }
 
 TEST_CASE("ppo update: an entropy bonus keeps a policy undecided that has nothing else to gain") {

@@ -167,6 +167,29 @@ TEST_CASE("rollout: a missing end costs what the option says, and a stop token i
   }
 }
 
+TEST_CASE("rollout: the overlong penalty grows towards max_new_tokens, on top of what a missing end costs") {
+  auto policy = test::random_tabular<double>({.vocabulary = 6}, 1);
+  frozen const reference{policy};
+  per_response reward([](auto, auto) { return 10.0; });
+  places const examples{0, 1, 2};
+  test::prompt_list const prompts{{{1}, {2}, {3}}};
+  rollout const of = collect(policy, reference, reward, prompts, examples,
+                             {.num_generations = 16, .max_new_tokens = 5, .stop_tokens = {end},
+                              .without_eos = missing_eos::subtract, .missing_eos_penalty = 2.5, .overlong_buffer = 4,
+                              .overlong_factor = 8.0});
+  std::vector<std::size_t> lengths(6, 0);
+  for (std::size_t b = 0; b < 48; ++b) {
+    double const length = static_cast<double>(response_of(of, b).size());
+    ++lengths[response_of(of, b).size()];
+    CHECK(of.scores[b] == 10.0 - 2.0 * (length - 1.0) - (of.finished[b] == 1 ? 0.0 : 2.5));
+  }
+  for (std::size_t length = 1; length <= 5; ++length) CHECK(lengths[length] > 0);
+  double sum = 0.0;
+  for (double const score : of.scores) sum += score;
+  CHECK(of.drawn_scores.sum == sum);
+  CHECK(of.drawn_scores.weight == 48.0);
+}
+
 TEST_CASE("rollout: an end on the last token that there was room for is an ending; one by the window is none") {
   tabular_policy<double> policy({.vocabulary = 3});
   for (token_id v = 0; v < 3; ++v) policy.row(policy.context(token_list{v}))[end] = 60.0;

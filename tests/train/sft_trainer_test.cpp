@@ -3,6 +3,8 @@
 
 #include "support/small_world.hpp"
 
+#include "support/proofs.hpp"
+
 #include <attune/train/adamw.hpp>
 
 #include <doctest/doctest.h>
@@ -15,7 +17,7 @@ using attune::test::token_list;
 
 namespace {
 
-// A Policy that is no SmoothedPolicy.
+// A Policy that is no TermedPolicy.
 class plain_policy {
  public:
   using scalar = double;
@@ -24,7 +26,7 @@ class plain_policy {
   auto parameters() { return inner.parameters(); }
   tabular_policy<double> inner{{.vocabulary = 5}};
 };
-static_assert(Policy<plain_policy> && !SmoothedPolicy<plain_policy>);
+static_assert(Policy<plain_policy> && !TermedPolicy<plain_policy>);
 
 // Asks `times` times.
 class forgetful_policy : public plain_policy {
@@ -77,12 +79,59 @@ TEST_CASE("sft trainer: with label smoothing the optimum is the smoothed distrib
   CHECK(std::exp(logps[3]) == doctest::Approx(0.2 / 5.0).epsilon(1e-3));
 }
 
-TEST_CASE("sft trainer: label smoothing needs a policy that can answer for it") {
+TEST_CASE("sft trainer: z-loss brings the normaliser to 1, which the likelihood alone leaves where it was") {
+  test::demonstration_list const data{{{{4}, {1}}, {{4}, {2}}}};
+  auto const trained = [&](double z_loss_coef) {
+    tabular_policy<double> policy({.vocabulary = 5});
+    for (double& x : policy.row(4)) x = 3.0;
+    adamw<double> optimizer;
+    sft_trainer trainer{policy, optimizer,
+                        {.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::cosine, .max_steps = 3000},
+                         .sft = {.label_smoothing = 0.1, .z_loss_coef = z_loss_coef}}};
+    trainer.fit(data);
+    sequences s;
+    s.push_back(token_list{4}, token_list{1});
+    std::vector<double> logps(2), normalizers(2);
+    policy.log_probs_with(s, {.logps = logps, .log_normalizers = normalizers});
+    CHECK(std::exp(logps[1]) == doctest::Approx(0.45 + 0.1 / 5.0).epsilon(1e-2));  // the distribution is the same
+    return normalizers[1];
+  };
+  CHECK(std::abs(trained(0.1)) <= 1e-2);
+  CHECK(std::abs(trained(0.0)) >= 1.0);
+  proofs::law("sft", "z-loss: training ends at Z = 1 with the distribution of the plain loss");
+}
+
+TEST_CASE("sft trainer: with DFT what the policy holds likelier gains on what it does not") {
+  test::demonstration_list data;  // after token 4 token 1 twice as often as 2
+  for (int i = 0; i < 6; ++i) data.rows.push_back({{4}, {i % 3 == 0 ? 2 : 1}});
+  tabular_policy<double> policy({.vocabulary = 5});
+  adamw<double> optimizer;
+  sft_trainer trainer{policy, optimizer,
+                      {.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::cosine, .max_steps = 800},
+                       .sft = {.loss_type = sft_loss_type::dft}}};
+  auto const summary = trainer.fit(data, data);
+  CHECK(summary.first_loss == doctest::Approx(std::log(5.0) / 5.0));  // -p log p
+  sequences s;
+  s.push_back(token_list{4}, token_list{1});
+  std::vector<double> logps(2);
+  policy.log_probs(s, logps);
+  // The update is w (p1 (e1 - p) 2/3 + p2 (e2 - p) 1/3): the ratio p1 / p2 grows without end, where nll stops at 2.
+  CHECK(std::exp(logps[1]) >= 0.95);
+  CHECK(summary.evaluation.at(0).value > std::log(3.0));  // the plain likelihood, which it gives up for that
+  proofs::law("sft", "dft: not calibrated: the likelier answer takes all, where nll stops at the shares of the data");
+}
+
+TEST_CASE("sft trainer: label smoothing and z-loss need a policy that can answer for them, DFT does not") {
   plain_policy policy;
   adamw<double> optimizer;
   CHECK_THROWS_WITH_AS(sft_trainer(policy, optimizer, sft_trainer_options{.sft = {.label_smoothing = 0.1}}),
-                       "expected sft_options.label_smoothing == 0 for a policy that is not a SmoothedPolicy, got 0.1",
+                       "expected sft_options.label_smoothing == 0 for a policy that is no TermedPolicy, got 0.1",
                        contract_violation);
+  CHECK_THROWS_WITH_AS(sft_trainer(policy, optimizer, sft_trainer_options{.sft = {.z_loss_coef = 0.1}}),
+                       "expected sft_options.z_loss_coef == 0 for a policy that is no TermedPolicy, got 0.1",
+                       contract_violation);
+  sft_trainer dft{policy, optimizer, sft_trainer_options{.sft = {.loss_type = sft_loss_type::dft}}};
+  CHECK_NOTHROW(dft.fit(test::random_demonstrations(4, 5, 1)));
   sft_trainer trainer{policy, optimizer, sft_trainer_options{}};
   CHECK_NOTHROW(trainer.fit(test::random_demonstrations(4, 5, 1)));
 }

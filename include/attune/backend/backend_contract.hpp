@@ -37,6 +37,8 @@ void expects_outputs(row_logps<T> const& out, std::size_t rows) {
           out.mean_logps.size());
   expects(out.entropies.empty() || out.entropies.size() == rows, "row_logps.entropies: empty, or one per row",
           out.entropies.size());
+  expects(out.collisions.empty() || out.collisions.size() == rows, "row_logps.collisions: empty, or one per row",
+          out.collisions.size());
 }
 
 template <class T>
@@ -49,6 +51,29 @@ void expects_slopes(std::span<T const> log_normalizers, row_slopes<T> const& slo
           "row_slopes.entropy_slopes: empty, or one per row", slopes.entropy_slopes.size());
   expects(slopes.entropies.size() == slopes.entropy_slopes.size(), "row_slopes.entropies: as many as entropy_slopes",
           slopes.entropies.size());
+  expects(slopes.log_normalizers.empty() || slopes.log_normalizers.size() == rows,
+          "row_slopes.log_normalizers: empty, or one per row", slopes.log_normalizers.size());
+}
+
+/// Two matrices of logits of one shape, targets for their rows, and one of each result per row.
+template <class T, class U>
+void expects_divergence(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+                        row_kl<U> const& of) {
+  expects_matrix(logits);
+  expects_matrix(ref_logits);
+  expects(ref_logits.rows == logits.rows && ref_logits.cols == logits.cols, "token_kl: ref_logits shaped as logits");
+  expects_targets(targets, logits.rows, logits.cols);
+  expects(of.kl.size() == logits.rows, "row_kl.kl: one per row", of.kl.size());
+  expects(of.log_normalizers.size() == logits.rows, "row_kl.log_normalizers: one per row", of.log_normalizers.size());
+  expects(of.ref_log_normalizers.size() == logits.rows, "row_kl.ref_log_normalizers: one per row",
+          of.ref_log_normalizers.size());
+}
+
+template <class T>
+void expects_divergence_slopes(matrix_view<T const> logits, std::span<T const> slopes, matrix_view<T> dlogits) {
+  expects_matrix(dlogits);
+  expects(slopes.size() == logits.rows, "token_kl_adjoint: one slope per row", slopes.size());
+  expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols, "token_kl_adjoint: dlogits shaped as logits");
 }
 
 /// Offsets of `segments` segments that cover `total` values in order.

@@ -18,7 +18,8 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/parallel.hpp>
 #include <attune/core/view.hpp>
-#include <attune/kernel/softmax_row.hpp>
+#include <attune/kernel/divergence_row.hpp>
+#include <attune/kernel/token_row.hpp>
 
 namespace attune {
 
@@ -53,7 +54,7 @@ class eigen_backend {
     expects_targets(targets, logits.rows, logits.cols);
     expects_outputs(out, logits.rows);
     each_row(logits.rows, logits.cols,
-             [&](std::size_t i) { forward_row(logits.row(i), logits.cols, targets[i], out, i); });
+             [&](std::size_t i) { score_row(logits.row(i), logits.cols, targets[i], out, i); });
   }
 
   void token_logps_adjoint(matrix_view<T const> logits, std::span<token_id const> targets,
@@ -65,7 +66,7 @@ class eigen_backend {
     expects_targets(targets, logits.rows, logits.cols);
     expects_slopes(log_normalizers, slopes, logits.rows);
     each_row(logits.rows, logits.cols, [&](std::size_t i) {
-      adjoint_row(logits.row(i), logits.cols, targets[i], log_normalizers[i], slopes, i, dlogits.row(i));
+      score_row_adjoint(logits.row(i), logits.cols, targets[i], log_normalizers[i], slopes, i, dlogits.row(i));
     });
   }
 
@@ -74,11 +75,11 @@ class eigen_backend {
     expects_linear(hidden, head, targets, workspace);
     expects_outputs(out, hidden.rows);
     for (std::size_t i = 0; i < hidden.rows; ++i)
-      if (targets[i] == no_target) forward_row(nullptr, head.rows, no_target, out, i);
+      if (targets[i] == no_target) score_row<T>(nullptr, head.rows, no_target, out, i);
     each_chunk(hidden, head, targets, workspace, [&](chunk_of_rows const& chunk) {
       each_row(chunk.count, head.rows, [&](std::size_t r) {
         std::size_t const i = chunk.source[r];
-        forward_row(chunk.logits.row(r), head.rows, targets[i], out, i);
+        score_row(chunk.logits.row(r), head.rows, targets[i], out, i);
       });
     });
   }
@@ -100,8 +101,8 @@ class eigen_backend {
       matrix_view<T> const dlogits = chunk.logits;
       each_row(dlogits.rows, head.rows, [&](std::size_t r) {
         std::size_t const i = r < chunk.count ? chunk.source[r] : 0;
-        adjoint_row(dlogits.row(r), head.rows, r < chunk.count ? targets[i] : no_target, log_normalizers[i], slopes, i,
-                    dlogits.row(r));
+        score_row_adjoint(dlogits.row(r), head.rows, r < chunk.count ? targets[i] : no_target, log_normalizers[i],
+                          slopes, i, dlogits.row(r));
       });
       tasks((dlogits.rows + token_block - 1) / token_block, [&](std::size_t task) {
         std::size_t const first = task * token_block;
@@ -119,6 +120,26 @@ class eigen_backend {
 
   std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t width) const noexcept {
     return padded((std::min)(rows, chunk_), vocabulary, width) * (vocabulary + 2 * width);
+  }
+
+  void token_kl(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+                kl_direction direction, row_kl<T> out) const {
+    expects_divergence(logits, ref_logits, targets, out);
+    each_row(logits.rows, logits.cols, [&](std::size_t i) {
+      divergence_row(logits.row(i), ref_logits.row(i), logits.cols, targets[i], direction, out, i);
+    });
+  }
+
+  void token_kl_adjoint(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+                        kl_direction direction, row_kl<T const> of, std::span<T const> slopes,
+                        matrix_view<T> dlogits) const {
+    expects_divergence(logits, ref_logits, targets, of);
+    expects_divergence_slopes(logits, slopes, dlogits);
+    each_row(logits.rows, logits.cols, [&](std::size_t i) {
+      if (targets[i] != no_target)
+        divergence_row_adjoint(logits.row(i), ref_logits.row(i), logits.cols, direction, of, slopes[i], i,
+                               dlogits.row(i));
+    });
   }
 
   void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
@@ -222,48 +243,6 @@ class eigen_backend {
       std::size_t const first = block * vocabulary_block;
       f(first, block + 1 == blocks ? vocabulary - first : vocabulary_block);
     });
-  }
-
-  static void forward_row(T const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
-    bool const with_mean = !out.mean_logps.empty();
-    bool const with_entropy = !out.entropies.empty();
-    if (target == no_target) {
-      out.logps[i] = out.log_normalizers[i] = T(0);
-      if (with_mean) out.mean_logps[i] = T(0);
-      if (with_entropy) out.entropies[i] = T(0);
-      return;
-    }
-    softmax_summary const s = summarize_logits(x, count, with_mean);
-    out.logps[i] = static_cast<T>((static_cast<double>(x[target]) - s.maximum) - s.log_sum);
-    out.log_normalizers[i] = static_cast<T>(s.log_normalizer());
-    if (with_mean) out.mean_logps[i] = static_cast<T>((s.mean_logit - s.maximum) - s.log_sum);
-    if (with_entropy) out.entropies[i] = static_cast<T>(softmax_entropy(x, count, s));
-  }
-
-  static void adjoint_row(T const* x, std::size_t count, token_id target, T log_normalizer, row_slopes<T> slopes,
-                          std::size_t i, T* out) noexcept {
-    if (target == no_target) {
-      std::fill_n(out, count, T(0));
-      return;
-    }
-    double const slope = static_cast<double>(slopes.logps[i]);
-    double const mean_slope = slopes.mean_logps.empty() ? 0.0 : static_cast<double>(slopes.mean_logps[i]);
-    double const share = 1.0 / static_cast<double>(count);
-    bool const with_entropy = !slopes.entropy_slopes.empty();
-    T const target_logit = x[target];  // out may be x
-    T const factor = static_cast<T>(-(slope + mean_slope)), offset = static_cast<T>(mean_slope * share);
-    if (with_entropy)
-      scaled_softmax(x, count, log_normalizer, factor, offset, slopes.entropy_slopes[i], slopes.entropies[i], out);
-    else
-      scaled_softmax(x, count, log_normalizer, factor, offset, out);
-    double const logp = static_cast<double>(target_logit) - static_cast<double>(log_normalizer);
-    if (target_logit == -std::numeric_limits<T>::infinity()) return;
-    double const p = std::exp(logp);
-    double const bent = !with_entropy || p == 0.0 ? 0.0
-                                                  : static_cast<double>(slopes.entropy_slopes[i]) * p *
-                                                        (logp + static_cast<double>(slopes.entropies[i]));
-    // 1 - p of a target that is nearly certain would lose its digits; expm1 keeps them.
-    out[target] = static_cast<T>(slope * -std::expm1(logp) + mean_slope * (share - p) - bent);
   }
 
   void expects_linear(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <ranges>
 #include <span>
 #include <type_traits>
@@ -27,8 +28,24 @@ struct preference_pair {
   double margin = 0.0;  ///< by how much chosen is better, where the data say so; unit of the reward
 };
 
-/// Laws, of all three (checked by testing::check_dataset_laws): size() is constant; d[i] gives the same tokens at every call
-/// and for any order of calls; prompts and completions are not empty.
+/// One response and what somebody thought of it by itself, without another to compare it with.
+struct judged_completion {
+  std::span<token_id const> prompt;
+  std::span<token_id const> completion;
+  bool desirable = false;
+  double weight = 1.0;  ///< factor of its loss, >= 0 (bco's density ratio, say)
+};
+
+/// A solution in steps, each called correct or not. The completion holds all steps with their separators.
+struct stepwise_completion {
+  std::span<token_id const> prompt;
+  std::span<token_id const> completion;
+  std::span<std::size_t const> step_ends;  ///< (steps) tokens of the completion up to each step's end; ascending, >= 1
+  std::span<std::uint8_t const> labels;    ///< (steps) 1: correct, 0: not
+};
+
+/// Laws, of all five (checked by testing::check_dataset_laws): size() is constant; d[i] gives the same tokens and
+/// judgements at every call and for any order of calls; prompts and completions are not empty.
 template <class D>
 concept DemonstrationDataset = requires(D const& d, std::size_t i) {
   { d.size() } -> std::convertible_to<std::size_t>;
@@ -39,6 +56,18 @@ template <class D>
 concept PreferenceDataset = requires(D const& d, std::size_t i) {
   { d.size() } -> std::convertible_to<std::size_t>;
   { d[i] } -> std::convertible_to<preference_pair>;
+};
+
+template <class D>
+concept FeedbackDataset = requires(D const& d, std::size_t i) {
+  { d.size() } -> std::convertible_to<std::size_t>;
+  { d[i] } -> std::convertible_to<judged_completion>;
+};
+
+template <class D>
+concept StepwiseDataset = requires(D const& d, std::size_t i) {
+  { d.size() } -> std::convertible_to<std::size_t>;
+  { d[i] } -> std::convertible_to<stepwise_completion>;
 };
 
 /// What sampling needs: instructions without responses. Rows are of any type with a member `prompt`, so datasets of

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <ranges>
 #include <span>
 
@@ -68,36 +69,82 @@ concept Policy =
       requires std::convertible_to<std::ranges::range_reference_t<decltype(p.parameters())>, parameter<typename P::scalar>>;
     };
 
-/// As slopes_of, for objectives that also see mean_logps[t] = 1/V sum over v of log pi(v | before t): the statistic
-/// behind label smoothing.
+/// What an objective may want to know of the distribution that a token was chosen from, beside the token's own
+/// log-probability. With pi = pi(. | all before t), V the size of the vocabulary:
+struct token_terms {
+  bool mean_logps = false;       ///< 1/V sum over v of log pi(v): the statistic behind label smoothing
+  bool entropies = false;        ///< -sum over v of pi(v) log pi(v), in nats: how undecided the policy was
+  bool log_normalizers = false;  ///< log sum over v of exp(logit(v)), of the logits after any temperature: z-loss
+  bool collisions = false;       ///< log sum over v of pi(v)^2: how likely two draws agree; nothing flows back
+
+  constexpr bool any() const noexcept { return mean_logps || entropies || log_normalizers || collisions; }
+  friend constexpr bool operator==(token_terms, token_terms) = default;
+  friend constexpr token_terms operator|(token_terms a, token_terms b) noexcept {
+    return {a.mean_logps || b.mean_logps, a.entropies || b.entropies, a.log_normalizers || b.log_normalizers,
+            a.collisions || b.collisions};
+  }
+};
+
+/// Log-probabilities and the terms beside them, one entry per token of a batch, 0 where the mask is 0; T is const where
+/// they are to be read. What is empty of the terms was not asked for.
 template <class T>
-using smoothed_slopes_of = function_ref<void(std::span<T const> logps, std::span<T const> mean_logps,
-                                             std::span<T> slopes, std::span<T> mean_slopes)>;
+struct term_values {
+  std::span<T> logps;                 // (tokens)
+  std::span<T> mean_logps = {};       // (tokens) or empty, as are the rest
+  std::span<T> entropies = {};
+  std::span<T> log_normalizers = {};
+  std::span<T> collisions = {};
 
-/// A Policy that also answers for the mean over the vocabulary; required by SFT with label_smoothing > 0 only.
-///   p.accumulate_gradient_smoothed(s, ask)   adds  sum_t slopes[t] d logps[t] + mean_slopes[t] d mean_logps[t].
-/// Law: with mean_slopes = 0 it equals accumulate_gradient.
-template <class P>
-concept SmoothedPolicy =
-    Policy<P> && requires(P& p, sequences_view s, smoothed_slopes_of<typename P::scalar> ask) {
-      { p.accumulate_gradient_smoothed(s, ask) } -> std::same_as<void>;
-    };
+  token_terms terms() const noexcept {
+    return {!mean_logps.empty(), !entropies.empty(), !log_normalizers.empty(), !collisions.empty()};
+  }
+};
 
-/// As slopes_of, for objectives that also see entropies[t] = -sum over v of pi(v | before t) log pi(v | before t), in nats:
-/// how undecided the policy was where it chose token t.
+/// Throws contract_violation unless logps has one entry per token of s, and every term one or none.
 template <class T>
-using entropic_slopes_of = function_ref<void(std::span<T const> logps, std::span<T const> entropies,
-                                             std::span<T> slopes, std::span<T> entropy_slopes)>;
+void expects_terms(term_values<T> const& of, sequences_view s) {
+  std::size_t const tokens = s.total_tokens();
+  auto const fits = [tokens](std::span<T> term) { return term.empty() || term.size() == tokens; };
+  expects(of.logps.size() == tokens, "log_probs_with: logps.size() == s.total_tokens()", of.logps.size());
+  expects(fits(of.mean_logps), "log_probs_with: mean_logps empty, or one per token", of.mean_logps.size());
+  expects(fits(of.entropies), "log_probs_with: entropies empty, or one per token", of.entropies.size());
+  expects(fits(of.log_normalizers), "log_probs_with: log_normalizers empty, or one per token",
+          of.log_normalizers.size());
+  expects(fits(of.collisions), "log_probs_with: collisions empty, or one per token", of.collisions.size());
+}
 
-/// A Policy that also answers for the entropy of its distribution; required by objectives with an entropy bonus only.
-///   p.accumulate_gradient_entropic(s, ask)   adds  sum_t slopes[t] d logps[t] + entropy_slopes[t] d entropies[t].
-/// Laws (checked by testing::check_entropic_policy_laws): entropies are those of the distribution that log_probs speaks
-/// of; with entropy_slopes = 0 it equals accumulate_gradient.
-/// Modelled by: tabular_policy, decoder, actor_critic.
+/// Where dL/d(term_values) goes: 0 to begin with, and empty where the values are. Collisions have none.
+template <class T>
+struct term_slopes {
+  std::span<T> logps;                // (tokens)
+  std::span<T> mean_logps = {};      // (tokens) or empty, as are the rest
+  std::span<T> entropies = {};
+  std::span<T> log_normalizers = {};
+};
+
+/// As slopes_of, for objectives that asked for terms as well.
+template <class T>
+using term_slopes_of = function_ref<void(term_values<T const> const& values, term_slopes<T> const& slopes)>;
+
+/// A Policy that also answers for the whole distributions its tokens were chosen from. Required by what reads terms:
+/// SFT with label smoothing or z-loss, an entropy bonus. One refinement for all of them, in any combination: what was
+/// not asked for is neither computed nor handed out.
+///
+///   p.accumulate_gradient_with(s, terms, ask)   computes logps and `terms`, calls ask(values, slopes) exactly once,
+///                                               and adds sum_t slopes[t] . d values[t] / d theta over all with slopes
+///   c.log_probs_with(s, values)                 overwrites the spans of `values` that are not empty, logps among them
+///
+/// Laws (checked by testing::check_termed_policy_laws): terms are those of the distribution that log_probs speaks of,
+/// for log_normalizers that of logits whose softmax it is; they belong to the context, so that the token itself does
+/// not move them; spans are empty or (tokens) as asked; Policy's laws hold for every term as they do for logps; with
+/// no terms, or slopes of 0 for them, accumulate_gradient_with is accumulate_gradient, and slopes of several kinds add
+/// up. Modelled by: tabular_policy, decoder, actor_critic.
 template <class P>
-concept EntropicPolicy =
-    Policy<P> && requires(P& p, sequences_view s, entropic_slopes_of<typename P::scalar> ask) {
-      { p.accumulate_gradient_entropic(s, ask) } -> std::same_as<void>;
+concept TermedPolicy =
+    Policy<P> && requires(P& p, P const& c, sequences_view s, token_terms terms, term_slopes_of<typename P::scalar> ask,
+                          term_values<typename P::scalar> values) {
+      { p.accumulate_gradient_with(s, terms, ask) } -> std::same_as<void>;
+      { c.log_probs_with(s, values) } -> std::same_as<void>;
     };
 
 /// Throws contract_violation for what is no temperature of a policy: 0, NaN, and what float could not divide by.

@@ -22,8 +22,9 @@ inline void absorb_tokens(checksum64& sum, std::span<token_id const> tokens) noe
 }
 
 /// A 64-bit identity of a dataset: equal for equal rows in equal order, wherever they lie (memory, a mapped file).
-/// Covers every id, every length and every margin. Takes anything with size() and operator[] whose elements have
-/// {prompt, chosen, rejected, margin} (preference pairs), {prompt, completion} (demonstrations) or {prompt} alone.
+/// Covers every id, every length, every margin and every judgement. Takes anything with size() and operator[] whose
+/// elements have {prompt, chosen, rejected, margin} (preference pairs), {prompt, completion} (demonstrations), with
+/// {desirable, weight} (feedback) or {step_ends, labels} (solutions in steps) besides, or {prompt} alone.
 /// O(tokens), no allocation; the same on every platform.
 template <class Dataset>
 [[nodiscard]] std::uint64_t fingerprint(Dataset const& data) {
@@ -39,6 +40,14 @@ template <class Dataset>
       sum.update_number(static_cast<double>(row.margin));
     } else if constexpr (requires { row.completion; }) {
       absorb_tokens(sum, row.completion);
+      if constexpr (requires { row.desirable; }) {
+        sum.update_number(static_cast<std::uint64_t>(row.desirable ? 1 : 0));
+        sum.update_number(static_cast<double>(row.weight));
+      } else if constexpr (requires { row.step_ends; }) {
+        sum.update_number(static_cast<std::uint64_t>(row.step_ends.size()));
+        for (std::size_t const end : row.step_ends) sum.update_number(static_cast<std::uint64_t>(end));
+        for (std::uint8_t const label : row.labels) sum.update_number(static_cast<std::uint64_t>(label));
+      }
     }
   }
   return sum.value();

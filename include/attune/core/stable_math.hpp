@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <limits>
 
 #include <attune/core/host_device.hpp>
@@ -100,10 +101,16 @@ inline constexpr T largest_finite = (std::numeric_limits<T>::max)();
 /// x as a To; the largest finite To of its sign where x lies beyond it. NaN stays NaN.
 template <class To, class From>
 [[nodiscard]] ATTUNE_HOST_DEVICE To saturate_cast(From x) noexcept {
-  constexpr auto largest = largest_finite<decltype(real_part(To()))>;
-  if (real_part(x) > largest) return To(largest);
-  if (real_part(x) < -largest) return To(-largest);
-  return To(x);
+  if constexpr (std::floating_point<To> && std::floating_point<From>) {  // without a branch, for loops over vectors
+    To const y = static_cast<To>(x);  // infinite where it is too large for a To
+    To const low = y < -largest_finite<To> ? -largest_finite<To> : y;
+    return low > largest_finite<To> ? largest_finite<To> : low;
+  } else {
+    constexpr auto largest = largest_finite<decltype(real_part(To()))>;
+    if (real_part(x) > largest) return To(largest);
+    if (real_part(x) < -largest) return To(-largest);
+    return To(x);
+  }
 }
 
 }  // namespace attune

@@ -7,9 +7,9 @@
 
 #include <attune/kernel/lanes.hpp>
 
-/// One row of logits on a CPU: its normaliser and entropy, and the gradient of a log-probability and of the entropy in it.
-/// The row comes from memory once in each direction, in blocks that stay in the first-level cache, and once more for the
-/// entropy; nothing beside the row is written.
+/// One row of logits on a CPU: its normaliser, entropy and collision probability, and the gradient of a log-probability
+/// and of the entropy in it. The row comes from memory once in each direction, in blocks that stay in the first-level
+/// cache, and once more for the entropy and for the collisions; nothing beside the row is written.
 ///
 /// Determinism: element v always lands in the same lane of the same block, and the last few elements go through the
 /// same arithmetic as all others. Results are a function of the values alone, never of the pointer's alignment or of
@@ -108,6 +108,32 @@ template <class T>
     sum += sums.total();
   }
   return s.log_sum - sum * std::exp(-s.log_sum);
+}
+
+/// log sum over v of p^2, p = softmax(logits), of the row that s summarizes: the log of the probability that two draws
+/// agree, in [-log count, 0]; NaN where s.log_sum is.
+template <class T>
+[[nodiscard]] double softmax_collision(T const* logits, std::size_t count, softmax_summary const& s) noexcept {
+  using group = lane_group<T>;
+  T const maximum = static_cast<T>(s.maximum);
+  double sum = 0.0;  // >= 1: the largest logit's term
+  for (std::size_t first = 0; first < count; first += softmax_block) {
+    T const* const x = logits + first;
+    std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
+    std::size_t const rest = length % group::size;
+    std::size_t const whole = length - rest;
+    group sums = group::filled(T(0));
+    auto const add = [&](group const& g) {
+      for (std::size_t r = 0; r < group::registers; ++r) {
+        typename lanes<T>::values const e = lanes<T>::exp(g.part[r] - maximum);
+        sums.part[r] += e * e;
+      }
+    };
+    for (std::size_t v = 0; v < whole; v += group::size) add(group::load(x + v));
+    add(group::load(x + whole, rest, -std::numeric_limits<T>::infinity()));
+    sum += sums.total();
+  }
+  return std::log(sum) - 2.0 * s.log_sum;
 }
 
 /// out[v] = f(logits[v]) for an f of lanes, and exactly 0 where logits[v] is -inf. out may be logits itself.

@@ -18,7 +18,7 @@
 namespace attune {
 
 /// A language model and its critic on one trunk (Mnih et al. 2016; for language models Ziegler et al. 2019): logits from
-/// the output matrix, V(before t) = w . h[t - 1]. ActorCritic, EntropicPolicy, TemperedPolicy and ScoredGenerativePolicy.
+/// the output matrix, V(before t) = w . h[t - 1]. ActorCritic, TermedPolicy, TemperedPolicy and ScoredGenerativePolicy.
 /// Half the memory and work of two models; in return the value loss moves the policy's trunk.
 ///
 /// The temperature is the policy's alone. Errors, determinism and memory are those of decoder; nothing is allocated in a
@@ -67,7 +67,13 @@ class actor_critic {
   void log_probs(sequences_view s, std::span<T> logps) const {
     expects(logps.size() == s.total_tokens(), "actor_critic::log_probs: logps.size() == total_tokens()", logps.size());
     head_.read(trunk_, s, activations::discard);
-    std::ranges::copy(head_.logps(), logps.begin());
+    std::ranges::copy(head_.terms().logps, logps.begin());
+  }
+
+  void log_probs_with(sequences_view s, term_values<T> terms) const {
+    expects_terms(terms, s);
+    head_.read(trunk_, s, activations::discard, terms.terms());
+    head_.copy_terms(terms);
   }
 
   void values(sequences_view s, std::span<T> out) const {
@@ -79,19 +85,19 @@ class actor_critic {
     expects(logps.size() == s.total_tokens() && out.size() == s.total_tokens(),
             "actor_critic::log_probs_and_values: logps.size() == values.size() == total_tokens()", out.size());
     matrix_view<T const> const hidden = head_.read(trunk_, s, activations::discard);
-    std::ranges::copy(head_.logps(), logps.begin());
+    std::ranges::copy(head_.terms().logps, logps.begin());
     project_values(value_weight(), hidden, s, out);
   }
 
   void accumulate_gradient(sequences_view s, slopes_of<T> ask) {
     head_.read(trunk_, s, activations::keep);
-    ask(head_.logps(), head_.slopes());
+    ask(head_.terms().logps, head_.slopes().logps);
     trunk_.backward(s, head_.adjoint(trunk_));
   }
 
-  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<T> ask) {
-    head_.read(trunk_, s, activations::keep, token_statistic::entropy);
-    ask(head_.logps(), head_.entropies(), head_.slopes(), head_.entropy_slopes());
+  void accumulate_gradient_with(sequences_view s, token_terms terms, term_slopes_of<T> ask) {
+    head_.read(trunk_, s, activations::keep, terms);
+    ask(head_.terms(), head_.slopes());
     trunk_.backward(s, head_.adjoint(trunk_));
   }
 
@@ -106,7 +112,7 @@ class actor_critic {
 
   void accumulate_gradient_with_values(sequences_view s, actor_critic_slopes_of<T> ask) {
     matrix_view<T const> const hidden = read_values(s, head_.read(trunk_, s, activations::keep));
-    ask(head_.logps(), values_, head_.slopes(), value_slopes_);
+    ask(head_.terms().logps, values_, head_.slopes().logps, value_slopes_);
     value_adjoint(s, hidden, head_.adjoint(trunk_));
   }
 

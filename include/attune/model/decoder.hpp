@@ -16,8 +16,7 @@
 
 namespace attune {
 
-/// A Llama-family language model on the Eigen backend: SmoothedPolicy, EntropicPolicy, TemperedPolicy and
-/// ScoredGenerativePolicy.
+/// A Llama-family language model on the Eigen backend: TermedPolicy, TemperedPolicy and ScoredGenerativePolicy.
 ///
 /// T is float or double. Logits exist a chunk of rows at a time, and only for tokens that are masked in. Errors,
 /// determinism and memory are those of decoder_trunk and eigen_backend. Not safe for concurrent calls on one object.
@@ -45,24 +44,24 @@ class decoder {
   void log_probs(sequences_view s, std::span<T> logps) const {
     expects(logps.size() == s.total_tokens(), "decoder::log_probs: logps.size() == total_tokens()", logps.size());
     head_.read(trunk_, s, activations::discard);
-    std::ranges::copy(head_.logps(), logps.begin());
+    std::ranges::copy(head_.terms().logps, logps.begin());
+  }
+
+  void log_probs_with(sequences_view s, term_values<T> terms) const {
+    expects_terms(terms, s);
+    head_.read(trunk_, s, activations::discard, terms.terms());
+    head_.copy_terms(terms);
   }
 
   void accumulate_gradient(sequences_view s, slopes_of<T> ask) {
     head_.read(trunk_, s, activations::keep);
-    ask(head_.logps(), head_.slopes());
+    ask(head_.terms().logps, head_.slopes().logps);
     trunk_.backward(s, head_.adjoint(trunk_));
   }
 
-  void accumulate_gradient_smoothed(sequences_view s, smoothed_slopes_of<T> ask) {
-    head_.read(trunk_, s, activations::keep, token_statistic::mean_logp);
-    ask(head_.logps(), head_.mean_logps(), head_.slopes(), head_.mean_slopes());
-    trunk_.backward(s, head_.adjoint(trunk_));
-  }
-
-  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<T> ask) {
-    head_.read(trunk_, s, activations::keep, token_statistic::entropy);
-    ask(head_.logps(), head_.entropies(), head_.slopes(), head_.entropy_slopes());
+  void accumulate_gradient_with(sequences_view s, token_terms terms, term_slopes_of<T> ask) {
+    head_.read(trunk_, s, activations::keep, terms);
+    ask(head_.terms(), head_.slopes());
     trunk_.backward(s, head_.adjoint(trunk_));
   }
 

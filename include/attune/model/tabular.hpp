@@ -41,9 +41,8 @@ inline void validate(tabular_options const& o) {
 /// and a trainer be tested against the truth. One parameter, "logits" (contexts, vocabulary), all 0 at first: the
 /// uniform distribution. Memory: 2 * (V + V^2 + ... + V^order) * V scalars.
 ///
-/// Copies are deep. Satisfies SmoothedPolicy, EntropicPolicy, TemperedPolicy and ScoredGenerativePolicy. log_probs
-/// allocates nothing; accumulate_gradient only
-/// while its buffers grow.
+/// Copies are deep. Satisfies TermedPolicy, TemperedPolicy and ScoredGenerativePolicy. log_probs allocates nothing;
+/// accumulate_gradient only while its buffers grow.
 template <class T>
 class tabular_policy {
  public:
@@ -106,19 +105,24 @@ class tabular_policy {
 
   void log_probs(sequences_view s, std::span<T> logps) const {
     check(s, logps.size());
-    forward(s, logps, {}, {}, {});
+    forward(s, {logps}, {});
+  }
+
+  void log_probs_with(sequences_view s, term_values<T> terms) const {
+    check(s, terms.logps.size());
+    expects_terms(terms, s);
+    forward(s, terms, {});
   }
 
   void accumulate_gradient(sequences_view s, slopes_of<T> ask) {
-    accumulate(s, {}, [&] { ask(logps_, slopes_); });
+    accumulate(s, {}, [&] { ask(logps_.values, logps_.slopes); });
   }
 
-  void accumulate_gradient_smoothed(sequences_view s, smoothed_slopes_of<T> ask) {
-    accumulate(s, {.means = true}, [&] { ask(logps_, mean_logps_, slopes_, mean_slopes_); });
-  }
-
-  void accumulate_gradient_entropic(sequences_view s, entropic_slopes_of<T> ask) {
-    accumulate(s, {.entropies = true}, [&] { ask(logps_, entropies_, slopes_, entropy_slopes_); });
+  void accumulate_gradient_with(sequences_view s, token_terms terms, term_slopes_of<T> ask) {
+    accumulate(s, terms, [&] {
+      ask({logps_.values, means_.values, entropies_.values, log_normalizers_.values, collisions_.values},
+          {logps_.slopes, means_.slopes, entropies_.slopes, log_normalizers_.slopes});
+    });
   }
 
   /// As GenerativePolicy and ScoredGenerativePolicy say. A completion ends with a stop token or after max_new_tokens;
@@ -175,32 +179,32 @@ class tabular_policy {
     T inverse_temperature;
     T log_sum;
     T log_prob(T logit) const noexcept { return (logit - top) * inverse_temperature - log_sum; }
+    T log_normalizer() const noexcept { return top * inverse_temperature + log_sum; }
   };
 
-  // All but logps may be empty.
-  void forward(sequences_view s, std::span<T> logps, std::span<T> mean_logps, std::span<T> entropies,
-               std::span<normalizer> normalizers) const {
-    std::fill(logps.begin(), logps.end(), T(0));
-    std::fill(mean_logps.begin(), mean_logps.end(), T(0));
-    std::fill(entropies.begin(), entropies.end(), T(0));
+  // All but out.logps may be empty.
+  void forward(sequences_view s, term_values<T> out, std::span<normalizer> normalizers) const {
+    for (std::span<T> const all : {out.logps, out.mean_logps, out.entropies, out.log_normalizers, out.collisions})
+      std::fill(all.begin(), all.end(), T(0));
+    bool const beside = out.terms().any();
     for_each_target(s, [&](std::size_t t, std::size_t context) {
       std::span<T const> const logits = row(context);
       normalizer const n = normalize(logits);
-      logps[t] = n.log_prob(logits[static_cast<std::size_t>(s.tokens[t])]);
+      out.logps[t] = n.log_prob(logits[static_cast<std::size_t>(s.tokens[t])]);
       if (!normalizers.empty()) normalizers[t] = n;
-      if (!mean_logps.empty()) {
-        double sum = 0.0;
-        for (T const logit : logits) sum += static_cast<double>(n.log_prob(logit));
-        mean_logps[t] = static_cast<T>(sum / static_cast<double>(logits.size()));
+      if (!beside) return;
+      double sum_of_logps = 0.0, entropy = 0.0, collision = 0.0;
+      for (T const logit : logits) {
+        double const logp = static_cast<double>(n.log_prob(logit)), p = std::exp(logp);
+        sum_of_logps += logp;
+        if (p > 0.0) entropy -= p * logp;
+        collision += p * p;
       }
-      if (!entropies.empty()) {
-        double sum = 0.0;
-        for (T const logit : logits) {
-          double const logp = static_cast<double>(n.log_prob(logit)), p = std::exp(logp);
-          if (p > 0.0) sum -= p * logp;
-        }
-        entropies[t] = static_cast<T>(sum);
-      }
+      double const count = static_cast<double>(logits.size());
+      if (!out.mean_logps.empty()) out.mean_logps[t] = static_cast<T>(sum_of_logps / count);
+      if (!out.entropies.empty()) out.entropies[t] = static_cast<T>(entropy);
+      if (!out.log_normalizers.empty()) out.log_normalizers[t] = n.log_normalizer();
+      if (!out.collisions.empty()) out.collisions[t] = static_cast<T>(std::log(collision));
     });
   }
 
@@ -212,43 +216,49 @@ class tabular_policy {
     return {top, inverse, static_cast<T>(std::log(sum))};
   }
 
-  struct beside_logps {
-    bool means = false;
-    bool entropies = false;
+  // One number per token and its slope; empty where it was not asked for.
+  struct token_term {
+    std::vector<T> values, slopes;
+
+    void resize(std::size_t size) {
+      values.resize(size);
+      slopes.assign(size, T(0));
+    }
+    T slope(std::size_t t) const noexcept { return slopes.empty() ? T(0) : slopes[t]; }
   };
 
   template <class Ask>
-  void accumulate(sequences_view s, beside_logps wanted, Ask&& ask) {
+  void accumulate(sequences_view s, token_terms wanted, Ask&& ask) {
     std::size_t const tokens = s.total_tokens();
     check(s, tokens);
-    logps_.resize(tokens);
     normalizers_.resize(tokens);
-    slopes_.assign(tokens, T(0));
-    mean_logps_.resize(wanted.means ? tokens : 0);
-    mean_slopes_.assign(wanted.means ? tokens : 0, T(0));
+    logps_.resize(tokens);
+    means_.resize(wanted.mean_logps ? tokens : 0);
     entropies_.resize(wanted.entropies ? tokens : 0);
-    entropy_slopes_.assign(wanted.entropies ? tokens : 0, T(0));
-    forward(s, logps_, mean_logps_, entropies_, normalizers_);
+    log_normalizers_.resize(wanted.log_normalizers ? tokens : 0);
+    collisions_.resize(wanted.collisions ? tokens : 0);
+    forward(s, {logps_.values, means_.values, entropies_.values, log_normalizers_.values, collisions_.values},
+            normalizers_);
     ask();
     // d logp[target] / d x[v] = 1[v = target] - p[v];  d mean_logp / d x[v] = 1/V - p[v];
-    // d entropy / d x[v] = -p[v] (log p[v] + entropy);  x = logits / temperature
+    // d entropy / d x[v] = -p[v] (log p[v] + entropy);  d log_normalizer / d x[v] = p[v];  x = logits / temperature
     for_each_target(s, [&](std::size_t t, std::size_t context) {
       std::span<T const> const logits = row(context);
       std::span<T> const gradient =
           std::span<T>(gradient_).subspan(context * options_.vocabulary, options_.vocabulary);
-      T const mean_slope = wanted.means ? mean_slopes_[t] : T(0);
-      T const entropy_slope = wanted.entropies ? entropy_slopes_[t] : T(0);
-      if (slopes_[t] == T(0) && mean_slope == T(0) && entropy_slope == T(0)) return;
+      T const slope = logps_.slopes[t], mean_slope = means_.slope(t);
+      T const entropy_slope = entropies_.slope(t), normalizer_slope = log_normalizers_.slope(t);
+      if (slope == T(0) && mean_slope == T(0) && entropy_slope == T(0) && normalizer_slope == T(0)) return;
       T const inverse = normalizers_[t].inverse_temperature;
-      T const both = (slopes_[t] + mean_slope) * inverse;
+      T const both = (slope + mean_slope - normalizer_slope) * inverse;
       T const share = mean_slope * inverse / static_cast<T>(options_.vocabulary);
       for (std::size_t v = 0; v < logits.size(); ++v)
         gradient[v] += share - both * std::exp(normalizers_[t].log_prob(logits[v]));
-      gradient[static_cast<std::size_t>(s.tokens[t])] += slopes_[t] * inverse;
+      gradient[static_cast<std::size_t>(s.tokens[t])] += slope * inverse;
       if (entropy_slope == T(0)) return;
       for (std::size_t v = 0; v < logits.size(); ++v) {
         T const logp = normalizers_[t].log_prob(logits[v]), p = std::exp(logp);
-        if (p > T(0)) gradient[v] -= entropy_slope * inverse * p * (logp + entropies_[t]);
+        if (p > T(0)) gradient[v] -= entropy_slope * inverse * p * (logp + entropies_.values[t]);
       }
     });
   }
@@ -257,7 +267,7 @@ class tabular_policy {
   double temperature_ = 1.0;
   std::vector<T> logits_;
   std::vector<T> gradient_;
-  std::vector<T> logps_, mean_logps_, entropies_, slopes_, mean_slopes_, entropy_slopes_;
+  token_term logps_, means_, entropies_, log_normalizers_, collisions_;
   std::vector<normalizer> normalizers_;
   std::vector<token_id> text_;
   token_sampler sampler_;

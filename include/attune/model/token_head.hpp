@@ -18,14 +18,11 @@
 
 namespace attune {
 
-/// What a token_head computes beside log-probabilities.
-enum class token_statistic { none, mean_logp, entropy };
-
 /// What makes a language model of a decoder's trunk: the output matrix (the embedding where it is tied), its
 /// temperature, and between hidden states and the objective the bookkeeping of who scores whom. Row t of the hidden
 /// states answers for token t + 1; everything handed out here is aligned with tokens, 0 where the mask is 0.
 ///
-/// One round is read, then the caller's look at logps() and its writing of slopes(), then adjoint. Logits exist a chunk
+/// One round is read, then the caller's look at terms() and its writing of slopes(), then adjoint. Logits exist a chunk
 /// of rows at a time, and only for tokens that are masked in. The temperature divides the hidden rows, which is the same
 /// as dividing the logits and costs dim instead of vocabulary; at 1 nothing is touched. Buffers are kept and reused. A
 /// copy has the temperature and no buffers.
@@ -57,10 +54,10 @@ class token_head {
     temperature_ = temperature;
   }
 
-  /// Runs the trunk over s and scores every masked-in token; slopes start at 0. Returns the trunk's hidden states. Views
-  /// handed out are valid until the next call.
+  /// Runs the trunk over s and scores every masked-in token, with the terms asked for; slopes start at 0. Returns the
+  /// trunk's hidden states. Views handed out are valid until the next call.
   matrix_view<T const> read(decoder_trunk<T> const& trunk, sequences_view s, activations how,
-                            token_statistic beside = token_statistic::none) const {
+                            token_terms terms = {}) const {
     buffers& w = work();
     std::size_t const tokens = s.total_tokens(), dim = trunk.options().dim;
     matrix_view<T const> const hidden = trunk.forward(s, how);
@@ -74,26 +71,46 @@ class token_head {
     w.targets.assign(tokens, no_target);
     for (std::size_t t = 1; t < tokens; ++t)
       if (s.mask[t] != 0) w.targets[t - 1] = s.tokens[t];
-    w.normalizers.resize(tokens);
+    w.normalizer_rows.resize(tokens);
     w.logps.resize(tokens);
-    w.means.resize(beside == token_statistic::mean_logp ? tokens : 0);
-    w.entropies.resize(beside == token_statistic::entropy ? tokens : 0);
+    w.means.resize(terms.mean_logps ? tokens : 0);
+    w.entropies.resize(terms.entropies ? tokens : 0);
+    w.normalizers.resize(terms.log_normalizers ? tokens : 0);
+    w.collisions.resize(terms.collisions ? tokens : 0);
     w.linear.resize(backend(trunk).linear_workspace(tokens, trunk.options().vocabulary, dim));
-    backend(trunk).linear_token_logps(w.hidden, trunk.store().value(output(trunk)), w.targets,
-                                      {w.logps.rows, w.normalizers, w.means.rows, w.entropies.rows}, w.linear.span());
+    row_logps<T> const rows{w.logps.rows, w.normalizer_rows, w.means.rows, w.entropies.rows, w.collisions.rows};
+    backend(trunk).linear_token_logps(w.hidden, trunk.store().value(output(trunk)), w.targets, rows, w.linear.span());
+    if (terms.log_normalizers) w.normalizers.rows = w.normalizer_rows;
     w.logps.align_with_tokens();
     w.means.align_with_tokens();
     w.entropies.align_with_tokens();
+    w.normalizers.align_with_tokens();
+    w.collisions.align_with_tokens();
     trunk.count_flops(flops(trunk));
     return hidden;
   }
 
-  std::span<T const> logps() const noexcept { return work_->logps.tokens; }
-  std::span<T const> mean_logps() const noexcept { return work_->means.tokens; }
-  std::span<T const> entropies() const noexcept { return work_->entropies.tokens; }
-  std::span<T> slopes() noexcept { return work_->logps.slopes; }
-  std::span<T> mean_slopes() noexcept { return work_->means.slopes; }
-  std::span<T> entropy_slopes() noexcept { return work_->entropies.slopes; }
+  term_values<T const> terms() const noexcept {
+    buffers const& w = *work_;
+    return {w.logps.tokens, w.means.tokens, w.entropies.tokens, w.normalizers.tokens, w.collisions.tokens};
+  }
+  term_slopes<T> slopes() noexcept {
+    buffers& w = *work_;
+    return {w.logps.slopes, w.means.slopes, w.entropies.slopes, w.normalizers.slopes};
+  }
+
+  /// As TermedPolicy's log_probs_with, but for sizes: what is not empty of `out` has one entry per token of s.
+  void copy_terms(term_values<T> out) const {
+    auto const copy = [](std::span<T const> from, std::span<T> to) {
+      if (!to.empty()) std::ranges::copy(from, to.begin());
+    };
+    term_values<T const> const v = terms();
+    copy(v.logps, out.logps);
+    copy(v.mean_logps, out.mean_logps);
+    copy(v.entropies, out.entropies);
+    copy(v.log_normalizers, out.log_normalizers);
+    copy(v.collisions, out.collisions);
+  }
 
   /// Adds the output matrix's gradient and returns that of the hidden states (total_tokens, dim), overwritten. Expects
   /// read just before, with the same trunk.
@@ -103,12 +120,14 @@ class token_head {
     w.logps.align_with_rows(w.targets);
     w.means.align_with_rows(w.targets);
     w.entropies.align_with_rows(w.targets);
+    w.normalizers.align_with_rows(w.targets);
     w.d_hidden.resize(tokens * dim);
     matrix_view<T> const d_hidden = as_matrix(w.d_hidden.data(), tokens, dim);
     matrix_view<T> const gradient = trunk.store().gradient(output(trunk));
-    row_slopes<T> const slopes{w.logps.row_slopes, w.means.row_slopes, w.entropies.rows, w.entropies.row_slopes};
+    row_slopes<T> const slopes{w.logps.row_slopes, w.means.row_slopes, w.entropies.rows, w.entropies.row_slopes,
+                               w.normalizers.row_slopes};
     backend(trunk).linear_token_logps_adjoint(w.hidden, std::as_const(trunk).store().value(output(trunk)), w.targets,
-                                              w.normalizers, slopes, d_hidden, gradient, w.linear.span());
+                                              w.normalizer_rows, slopes, d_hidden, gradient, w.linear.span());
     if (temperature_ != 1.0) {
       T const inverse = static_cast<T>(1.0 / temperature_);
       for (T& d : w.d_hidden.span()) d *= inverse;
@@ -149,8 +168,8 @@ class token_head {
     matrix_view<T const> hidden;  // what the output matrix is multiplied with: the trunk's rows, or `tempered`
     aligned_buffer<T> tempered;
     std::vector<token_id> targets;
-    std::vector<T> normalizers;
-    statistic logps, means, entropies;
+    std::vector<T> normalizer_rows;  // for the adjoint, whether the objective asked or not
+    statistic logps, means, entropies, normalizers, collisions;
     aligned_buffer<T> d_hidden, linear;
     cached_decoding<T> generation;
   };

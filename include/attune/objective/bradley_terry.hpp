@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -73,13 +74,30 @@ T bradley_terry_loss(pair_scores<T> scores, pair_slopes<T> slopes, bradley_terry
 
   double const total = static_cast<double>(total_pairs == 0 ? pairs : total_pairs);
   double loss = 0.0;
-  for (std::size_t i = 0; i < pairs; ++i) {
-    auto const one =
-        bradley_terry_objective(static_cast<double>(scores.chosen[i]), static_cast<double>(scores.rejected[i]),
-                                scores.margin.empty() ? 0.0 : scores.margin[i], options);
-    loss += one.value / total;
-    slopes.chosen[i] = saturate_cast<T>(one.chosen / total);
-    slopes.rejected[i] = saturate_cast<T>(one.rejected / total);
+  constexpr std::size_t block = 128;
+  double difference[block], sum[block], value[block], slope[block];
+  for (std::size_t first = 0; first < pairs; first += block) {
+    std::size_t const count = (std::min)(block, pairs - first);
+    for (std::size_t k = 0; k < count; ++k) {
+      double const chosen = static_cast<double>(scores.chosen[first + k]);
+      double const rejected = static_cast<double>(scores.rejected[first + k]);
+      difference[k] = saturate_cast<double>(chosen - rejected);
+      sum[k] = saturate_cast<double>(chosen + rejected);
+    }
+    if (!scores.margin.empty())
+      for (std::size_t k = 0; k < count; ++k)
+        difference[k] = saturate_cast<double>(difference[k] - scores.margin[first + k]);
+    negative_log_sigmoids(difference, count, value, slope);
+    for (std::size_t k = 0; k < count; ++k) {
+      double const pull = saturate_cast<double>(options.center_rewards_coefficient * sum[k]);
+      value[k] = saturate_cast<double>(value[k] + pull * sum[k]) / total;
+      sum[k] = pull + pull;
+    }
+    for (std::size_t k = 0; k < count; ++k) loss += value[k];
+    for (std::size_t k = 0; k < count; ++k)
+      slopes.chosen[first + k] = saturate_cast<T>(saturate_cast<double>(sum[k] + slope[k]) / total);
+    for (std::size_t k = 0; k < count; ++k)
+      slopes.rejected[first + k] = saturate_cast<T>(saturate_cast<double>(sum[k] - slope[k]) / total);
   }
   return saturate_cast<T>(loss);
 }

@@ -14,7 +14,7 @@ namespace attune {
 
 /// What the loss of a step is. They differ where completions differ in length.
 enum class loss_aggregation {
-  token_mean,     ///< mean over all tokens: a long completion weighs more (Yu et al. 2025, DAPO)
+  token_mean,     ///< mean over all tokens: a long completion weighs more (Yu et al. 2025, DAPO; TRL's bnpo and dapo)
   sequence_mean,  ///< mean over sequences of each one's mean: a long one's tokens weigh less (Shao et al. 2024, eq. 3)
   sequence_sum,   ///< mean over sequences of each one's sum: the policy gradient of a whole response
   constant,       ///< sequence_sum / a constant length, the same for every step (Liu et al. 2025, Dr.GRPO)

@@ -3,15 +3,23 @@
 
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <span>
 
+#include <attune/concepts/policy.hpp>
 #include <attune/core/contract.hpp>
 #include <attune/core/sequences.hpp>
+#include <attune/core/stable_math.hpp>
+#include <attune/objective/expects_finite_tokens.hpp>
+#include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/sft.hpp>
 
 /// Objectives in the one shape that all share: the batch and its token log-probabilities in, slopes and loss out. This
 /// is what loss_on_logits takes, and what a policy's accumulate_gradient asks once the batch is bound:
 ///   policy.accumulate_gradient(batch, [&](auto logps, auto slopes) { loss = objective(batch, logps, slopes); });
+/// and for an objective that reads more of a distribution than the log-probability of its token:
+///   policy.accumulate_gradient_with(batch, objective.terms(),
+///                                   [&](auto const& of, auto const& slopes) { loss = objective(batch, of, slopes); });
 namespace attune {
 
 /// f(batch, logps, slopes) -> loss. All spans have one entry per token of the batch; logps is 0 and slopes comes in as
@@ -21,44 +29,107 @@ concept TokenObjective = requires(F& f, sequences_view batch, std::span<T const>
   { f(batch, logps, slopes) } -> std::convertible_to<T>;
 };
 
-/// f(batch, logps, mean_logps, slopes, mean_slopes) -> loss: also sees mean_logps[t] = 1/V sum over v of
-/// log pi(v | before t), which costs the backend a sum over the row.
+/// f.terms() says what it reads beside log-probabilities, which may hang on its options, and f(batch, values, slopes)
+/// -> loss sees those and no others; none at all is the work of a TokenObjective, bit for bit. What is said there of
+/// logps and slopes holds of every term.
 template <class F, class T>
-concept SmoothedTokenObjective = requires(F& f, sequences_view batch, std::span<T const> logps, std::span<T> slopes) {
-  { f(batch, logps, logps, slopes, slopes) } -> std::convertible_to<T>;
+concept TermedTokenObjective = requires(F& f, sequences_view batch, term_values<T const> of, term_slopes<T> slopes) {
+  { f.terms() } -> std::same_as<token_terms>;
+  { f(batch, of, slopes) } -> std::convertible_to<T>;
 };
+
+/// What an objective of either kind reads beside log-probabilities.
+template <class T, class F>
+[[nodiscard]] token_terms terms_of(F& objective) {
+  if constexpr (TermedTokenObjective<F, T>)
+    return objective.terms();
+  else
+    return {};
+}
 
 /// The totals of a step that consists of this batch alone.
 [[nodiscard]] inline sft_totals totals_of(sequences_view batch) noexcept {
   return {completion_tokens(batch.mask), batch.size()};
 }
 
-/// sft_loss without label smoothing.
+/// sft_loss. A TermedTokenObjective; and a TokenObjective for those of its options that read no terms.
 struct sft_on_tokens {
-  sft_options options = {};  ///< label_smoothing must be 0
-  sft_totals totals = {};    ///< of the whole optimiser step; both 0 means that this batch is all of it
-
-  template <class T>
-  T operator()(sequences_view batch, std::span<T const> logps, std::span<T> slopes) const {
-    expects(options.label_smoothing == 0.0, "sft_on_tokens: label_smoothing == 0 (smoothed_sft_on_tokens has it)",
-            options.label_smoothing);
-    bool const alone = totals.tokens == 0 && totals.sequences == 0;
-    return sft_loss<T>({.logps = logps}, batch, {.logps = slopes}, alone ? totals_of(batch) : totals, options);
-  }
-};
-
-/// sft_loss with label smoothing.
-struct smoothed_sft_on_tokens {
   sft_options options = {};
   sft_totals totals = {};  ///< of the whole optimiser step; both 0 means that this batch is all of it
 
+  token_terms terms() const noexcept { return terms_of(options); }
+
   template <class T>
-  T operator()(sequences_view batch, std::span<T const> logps, std::span<T const> mean_logps, std::span<T> slopes,
-               std::span<T> mean_slopes) const {
+  T operator()(sequences_view batch, std::span<T const> logps, std::span<T> slopes) const {
+    expects(!terms().any(), "sft_on_tokens: label_smoothing == 0 and z_loss_coef == 0, since no terms were given");
+    return (*this)(batch, term_values<T const>{logps}, term_slopes<T>{slopes});
+  }
+
+  template <class T>
+  T operator()(sequences_view batch, term_values<T const> const& of, term_slopes<T> const& slopes) const {
     bool const alone = totals.tokens == 0 && totals.sequences == 0;
-    return sft_loss<T>({.logps = logps, .mean_logps = mean_logps}, batch, {.logps = slopes, .mean_logps = mean_slopes},
-                       alone ? totals_of(batch) : totals, options);
+    return sft_loss<T>({of.logps, of.mean_logps, of.log_normalizers}, batch,
+                       {slopes.logps, slopes.mean_logps, slopes.log_normalizers}, alone ? totals_of(batch) : totals,
+                       options);
   }
 };
+
+/// Another objective less coef times the entropy of the policy, in nats, aggregated over tokens (Mnih et al. 2016):
+/// what keeps a policy from becoming certain too early. The objective may read terms of its own.
+template <class Objective>
+struct with_entropy_bonus {
+  Objective objective;
+  double coef;  ///< weight of the bonus; > 0 and finite
+  aggregation_totals totals = {};  ///< of the whole optimiser step; both counts 0 means that this batch is all of it
+  loss_aggregation aggregation = loss_aggregation::token_mean;
+
+  token_terms terms() const { return token_terms{.entropies = true} | own_terms(); }
+
+  template <class T>
+  T operator()(sequences_view batch, term_values<T const> const& of, term_slopes<T> const& slopes) {
+    expects(coef > 0.0 && coef <= (std::numeric_limits<double>::max)(), "with_entropy_bonus.coef > 0 and finite", coef);
+    aggregation_totals step = totals;
+    if (totals.tokens == 0 && totals.sequences == 0) {
+      step = aggregation_totals_of(batch);
+      step.constant_length = totals.constant_length;
+    }
+    validate(batch, (std::numeric_limits<std::size_t>::max)());
+    validate(aggregation, step, batch);
+    expects_finite_tokens(of.entropies, batch, "with_entropy_bonus: entropies");
+    double loss;
+    if constexpr (TermedTokenObjective<Objective, T>) {
+      term_values<T const> its = of;
+      term_slopes<T> its_slopes = slopes;
+      if (!own_terms().entropies) its.entropies = {}, its_slopes.entropies = {};
+      loss = static_cast<double>(objective(batch, its, its_slopes));
+    } else {
+      loss = static_cast<double>(objective(batch, of.logps, slopes.logps));
+    }
+    for (std::size_t b = 0; b < batch.size(); ++b) {
+      double const weight = coef * token_weight(aggregation, step, completion_tokens(batch.sequence_mask(b)));
+      for (std::size_t t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t) {
+        if (batch.mask[t] == 0) continue;
+        loss -= weight * static_cast<double>(of.entropies[t]);
+        slopes.entropies[t] = saturate_cast<T>(static_cast<double>(slopes.entropies[t]) - weight);
+      }
+    }
+    return saturate_cast<T>(loss);
+  }
+
+ private:
+  token_terms own_terms() const {
+    if constexpr (requires { objective.terms(); })
+      return objective.terms();
+    else
+      return {};
+  }
+};
+
+template <class Objective>
+with_entropy_bonus(Objective, double) -> with_entropy_bonus<Objective>;
+template <class Objective>
+with_entropy_bonus(Objective, double, aggregation_totals) -> with_entropy_bonus<Objective>;
+template <class Objective>
+with_entropy_bonus(Objective, double, aggregation_totals, loss_aggregation) -> with_entropy_bonus<Objective>;
 
 }  // namespace attune

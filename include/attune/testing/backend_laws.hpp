@@ -14,7 +14,9 @@
 #include <attune/core/random.hpp>
 #include <attune/core/view.hpp>
 #include <attune/testing/backend_entropy_laws.hpp>
+#include <attune/testing/backend_kl_laws.hpp>
 #include <attune/testing/backend_law_case.hpp>
+#include <attune/testing/backend_term_laws.hpp>
 #include <attune/testing/broken_law.hpp>
 #include <attune/testing/worst_case_book.hpp>
 
@@ -43,6 +45,8 @@ struct backend_law_options {
 ///   linear adjoint        dhidden overwritten, dhead added to, against the chain rule in long double
 ///   workspace             linear_workspace(N, V, D) elements suffice, whatever they hold
 ///   entropies, entropy adjoint   see backend_entropy_law_check
+///   collisions, normalizer adjoint   see backend_term_law_check
+///   kl, kl adjoint        see backend_kl_law_check
 ///   segments              segment_sum in double, segment_broadcast, empty segments
 ///   squared norm          in double
 ///   adamw                 against adamw_update, element by element
@@ -68,6 +72,8 @@ class backend_law_check {
     masked_vocabulary();
     bad_rows();
     backend_entropy_law_check<B>(backend_, book_, options_.slack, options_.seed).run();
+    backend_term_law_check<B>(backend_, book_, options_.slack, options_.seed).run();
+    backend_kl_law_check<B>(backend_, book_, options_.slack, options_.seed, options_.bitwise_rows).run();
     segments();
     squared_norm();
     adamw();

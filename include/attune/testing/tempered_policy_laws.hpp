@@ -15,6 +15,7 @@
 #include <attune/core/sequences.hpp>
 #include <attune/testing/broken_law.hpp>
 #include <attune/testing/policy_laws.hpp>
+#include <attune/testing/termed_policy_laws.hpp>
 
 namespace attune::testing {
 
@@ -71,11 +72,8 @@ template <TemperedPolicy P>
   if constexpr (Policy<P>) {
     policy.set_temperature(0.7);
     for (broken_law const& law : check_policy_laws(policy, vocabulary, o)) book.expect(false, law.name.c_str(), law.evidence);
-    if constexpr (SmoothedPolicy<P>)
-      for (broken_law const& law : check_smoothed_policy_laws(policy, vocabulary, o))
-        book.expect(false, law.name.c_str(), law.evidence);
-    if constexpr (EntropicPolicy<P>)
-      for (broken_law const& law : check_entropic_policy_laws(policy, vocabulary, o))
+    if constexpr (TermedPolicy<P>)
+      for (broken_law const& law : check_termed_policy_laws(policy, vocabulary, o))
         book.expect(false, law.name.c_str(), law.evidence);
   }
   policy.set_temperature(1.0);

@@ -41,6 +41,11 @@ class epoch_order {
     return static_cast<std::size_t>(std::ceil(epochs * static_cast<double>(steps_per_epoch())));
   }
 
+  /// Examples that the steps before this one took.
+  std::size_t examples_before(std::size_t number) const noexcept {
+    return number / steps_per_epoch() * order_.size() + number % steps_per_epoch() * batch_size_;
+  }
+
   /// The dataset indices of a step, in order; valid until the next call. Allocates nothing; O(examples) when the epoch
   /// differs from the last call's, O(1) otherwise.
   std::span<std::size_t const> step(std::size_t number) {
@@ -77,7 +82,10 @@ struct rows_as {
 struct micro_batch {
   sequences_view sequences;
   std::span<std::size_t const> examples;  // (examples) indices into the dataset
-  std::span<double const> margins;        // (pairs), empty for demonstrations
+  std::span<double const> margins;        // (pairs), else empty
+  std::span<std::uint8_t const> desirable = {};  // (examples) of judged completions, else empty
+  std::span<double const> weights = {};          // (examples) of judged completions, else empty
+  std::span<std::uint8_t const> labels = {};     // (tokens) of solutions in steps, read where the mask is 1; else empty
 };
 
 /// The examples of one optimiser step as token sequences, cut into micro-batches in the order in which they came: an
@@ -115,10 +123,46 @@ class step_batches {
     finish(p, index);
   }
 
+  void push_back(judged_completion const& d, std::size_t index) {
+    check(d.prompt, "prompt", index);
+    check(d.completion, "completion", index);
+    piece& p = open(d.prompt.size() + d.completion.size());
+    append(p, d.prompt, d.completion);
+    p.desirable.push_back(d.desirable ? 1 : 0);
+    p.weights.push_back(d.weight);
+    finish(p, index);
+  }
+
+  /// The mask is 1 on the token after each step's end, where a ValueModel has read the step and nothing more; so that
+  /// the last step has such a token too, the sequence ends in one that nothing looks at.
+  void push_back(stepwise_completion const& d, std::size_t index) {
+    check(d.prompt, "prompt", index);
+    check(d.completion, "completion", index);
+    check_steps(d, index);
+    piece& p = open(d.prompt.size() + d.completion.size() + 1);
+    scratch_tokens_.assign(d.prompt.begin(), d.prompt.end());
+    scratch_tokens_.insert(scratch_tokens_.end(), d.completion.begin(), d.completion.end());
+    scratch_tokens_.push_back(d.completion.back());
+    scratch_mask_.assign(scratch_tokens_.size(), 0);
+    std::size_t const first = p.tokens.total_tokens();
+    p.labels.resize(first + scratch_tokens_.size(), 0);
+    for (std::size_t i = 0; i < d.step_ends.size(); ++i) {
+      std::size_t const after = d.prompt.size() + d.step_ends[i];
+      scratch_mask_[after] = 1;
+      p.labels[first + after] = d.labels[i];
+    }
+    p.tokens.push_back_masked(scratch_tokens_, scratch_mask_);
+    ++sequences_;
+    tokens_ += scratch_tokens_.size();
+    supervised_ += d.step_ends.size();
+    finish(p, index);
+  }
+
   /// Number of micro-batches.
   std::size_t size() const noexcept { return used_; }
   micro_batch operator[](std::size_t i) const noexcept {
-    return {pieces_[i].tokens.view(), pieces_[i].examples, pieces_[i].margins};
+    piece const& p = pieces_[i];
+    return {p.tokens.view(), p.examples, p.margins, p.desirable, p.weights, p.labels};
   }
 
   std::size_t examples() const noexcept { return examples_; }
@@ -131,12 +175,32 @@ class step_batches {
     attune::sequences tokens;
     std::vector<std::size_t> examples;
     std::vector<double> margins;
+    std::vector<std::uint8_t> desirable;
+    std::vector<double> weights;
+    std::vector<std::uint8_t> labels;
   };
 
   static void check(std::span<token_id const> part, char const* what, std::size_t index) {
     if (part.empty()) [[unlikely]]
       throw contract_violation("example " + std::to_string(index) + ": its " + what +
                                " has no token, so there is nothing to learn from it");
+  }
+
+  static void check_steps(stepwise_completion const& d, std::size_t index) {
+    auto const refuse = [&](std::string const& what) {
+      throw contract_violation("example " + std::to_string(index) + ": " + what);
+    };
+    if (d.step_ends.empty()) refuse("it has no step, so there is nothing to learn from it");
+    if (d.labels.size() != d.step_ends.size())
+      refuse("it has " + std::to_string(d.step_ends.size()) + " steps and " + std::to_string(d.labels.size()) +
+             " labels");
+    for (std::size_t i = 0; i < d.step_ends.size(); ++i) {
+      if (d.step_ends[i] <= (i == 0 ? 0 : d.step_ends[i - 1]) || d.step_ends[i] > d.completion.size())
+        refuse("step " + std::to_string(i) + " ends at token " + std::to_string(d.step_ends[i]) +
+               ", expected ends in ascending order within the completion");
+      if (d.labels[i] > 1)
+        refuse("label " + std::to_string(i) + " is " + std::to_string(d.labels[i]) + ", expected 0 or 1");
+    }
   }
 
   piece& open(std::size_t tokens) {
@@ -148,6 +212,9 @@ class step_batches {
       fresh.tokens.clear();
       fresh.examples.clear();
       fresh.margins.clear();
+      fresh.desirable.clear();
+      fresh.weights.clear();
+      fresh.labels.clear();
     }
     return pieces_[used_ - 1];
   }
@@ -166,6 +233,8 @@ class step_batches {
 
   std::size_t budget_;
   std::vector<piece> pieces_;
+  std::vector<token_id> scratch_tokens_;
+  std::vector<std::uint8_t> scratch_mask_;
   std::size_t used_ = 0;
   std::size_t examples_ = 0, sequences_ = 0, tokens_ = 0, supervised_ = 0;
 };

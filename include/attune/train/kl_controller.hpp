@@ -22,6 +22,7 @@ struct kl_options {
   kl_estimator estimator = kl_estimator::k1;  ///< objective/kl.hpp says which fits where; k1 is refused in the loss
   double target = 0.0;     ///< nats per response that an adaptive kl_coef steers to; > 0, or 0: kl_coef is fixed
   double horizon = 10000;  ///< responses in which an adaptive kl_coef may change by a fifth; > 0
+  bool bias_correction = false;  ///< kl_loss_options'; in the loss alone, and with a kl_coef above 0
 };
 
 /// Throws contract_violation naming the field and its value.
@@ -33,6 +34,8 @@ inline void validate(kl_options const& o) {
           "kl_options.kl_coef > 0, since an adaptive one (target > 0) grows by factors", o.kl_coef);
   expects(o.placement == kl_placement::reward || o.estimator != kl_estimator::k1,
           "kl_options.estimator k2 or k3 with placement loss: as a loss, k1 has a gradient of 0 in expectation");
+  expects(!o.bias_correction || (o.placement == kl_placement::loss && o.kl_coef > 0.0),
+          "kl_options.bias_correction == false, unless placement is loss and kl_coef above 0");
 }
 
 /// The coefficient of the KL over time: fixed, or steered to a target by a proportional controller in log space

@@ -28,8 +28,9 @@ namespace attune {
 /// The passing of time, for every trainer: order of the data, accumulation, schedule, reports, evaluation, checkpoints.
 ///
 /// A step is a fixed list of micro-batches run one after the other; everything it does is a function of the parameters,
-/// the optimiser's state and the step's number. So a run that was killed at any instant and resumed ends in the same
-/// bits as one that was not. In a step, the loop allocates nothing once its buffers have grown to the largest step.
+/// the optimiser's state, the stage's where it has some, and the step's number. So a run that was killed at any instant
+/// and resumed ends in the same bits as one that was not. In a step, the loop allocates nothing once its buffers have
+/// grown to the largest step.
 ///
 /// If a step throws, parameters and optimiser are as after the step before, and gradients are zero.
 template <TrainingStage Stage, class Model, Optimizer<Model> O>
@@ -173,6 +174,7 @@ class training_loop {
       examples.clear();
       for (std::size_t i = first; i < data.size() && i < first + options_.batch_size; ++i) examples.push_back(i);
       fill(evaluation_, data, examples);
+      if constexpr (StageWithEvaluationBatches<Stage>) stage_.begin_evaluation(evaluation_);
       for (std::size_t i = 0; i < evaluation_.size(); ++i) {
         micro_batch const batch = evaluation_[i];
         batch_outcome const outcome =
@@ -255,6 +257,7 @@ class training_loop {
   void visit_state(state_visitor visit) {
     visit("loop", std::as_writable_bytes(std::span(&state_, std::size_t{1})));
     visit("loop/window", std::as_writable_bytes(std::span(window_)));
+    if constexpr (StatefulStage<Stage>) stage_.visit_state(visit);
     std::string name;
     for (auto&& p : model_.parameters()) {
       name.assign("parameter/").append(p.name);

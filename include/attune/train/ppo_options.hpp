@@ -3,6 +3,9 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include <attune/core/checksum.hpp>
@@ -11,7 +14,8 @@
 #include <attune/objective/gae.hpp>
 #include <attune/objective/group_advantages.hpp>
 #include <attune/objective/loss_aggregation.hpp>
-#include <attune/objective/ppo.hpp>
+#include <attune/objective/overlong_penalty.hpp>
+#include <attune/objective/policy_gradient_surrogate.hpp>
 #include <attune/objective/value_loss.hpp>
 #include <attune/train/kl_controller.hpp>
 #include <attune/train/loop_options.hpp>
@@ -51,6 +55,8 @@ struct rollout_options {
   double top_p = 1.0;                       ///< than the one trained; rollout/log_ratio reports by how much
   missing_eos without_eos = missing_eos::keep;
   double missing_eos_penalty = 1.0;         ///< unit of the scores; > 0
+  std::size_t overlong_buffer = 0;  ///< tokens before max_new_tokens in which the score loses up to overlong_factor
+  double overlong_factor = 1.0;  ///< (DAPO, eq. 13: overlong_penalty); 0: none. The factor's unit is the scores'
 };
 
 struct ppo_trainer_options {
@@ -60,13 +66,14 @@ struct ppo_trainer_options {
   loop_options loop = {};
   rollout_options rollout = {};
   kl_options kl = {};
-  ppo_options ppo = {};                     ///< kl_loss_coef and kl_loss_estimator are set from `kl`
+  policy_gradient_surrogate surrogate = ppo_options{};  ///< PPO's, or gspo_options, cispo_options, sapo_options
   value_loss_options value = {};
   double vf_coef = 0.1;                     ///< weight of the value loss; > 0
-  double entropy_coef = 0.0;                ///< weight of the entropy bonus; >= 0; > 0 needs an EntropicPolicy
+  double entropy_coef = 0.0;                ///< weight of the entropy bonus; >= 0; > 0 needs a TermedPolicy
   std::size_t num_ppo_epochs = 4;           ///< passes over a rollout; >= 1
   std::size_t num_mini_batches = 1;         ///< optimiser steps per pass; >= 1, at most the responses of an update
-  loss_aggregation aggregation = loss_aggregation::token_mean;  ///< constant: divides by max_new_tokens
+  loss_aggregation aggregation = loss_aggregation::token_mean;  ///< constant: divides by max_new_tokens. The papers of
+                                                                ///< GSPO and SAPO have sequence_mean
   advantage_estimator advantages = advantage_estimator::gae;
   gae_options gae = {};
   double std_epsilon = 1e-4;                ///< GRPO's guard against a deviation of 0; > 0
@@ -75,6 +82,12 @@ struct ppo_trainer_options {
   score_position score = score_position::end_token;
   /// A mini-batch whose approxkl exceeds it is not applied and ends the update; > 0, or 0: off.
   double target_kl = 0.0;
+  /// Rounds of further prompts in which an update replaces groups whose scores are all equal: DAPO's dynamic sampling.
+  /// 0: off, such groups stay; at most 1000. Group estimators alone. What is still missing after them stays missing.
+  std::size_t max_resamples = 0;
+  /// Responses that did not end with a stop token have no part in the losses (DAPO, "overlong filtering"; TRL): neither
+  /// slopes nor a place in token counts. Their scores stay a part of their group's baseline.
+  bool mask_truncated_completions = false;
   /// Refuse to start unless policy and reference agree on the first rollout. false: they differ on purpose.
   bool require_reference_equals_policy = true;
 };
@@ -83,15 +96,11 @@ struct ppo_trainer_options {
 inline void validate(ppo_trainer_options const& o) {
   validate(o.loop);
   validate(o.kl);
-  validate(o.ppo);
+  validate(o.surrogate);
   validate(o.value);
   validate(o.gae);
   expects(o.loop.eval_steps == 0 && !o.loop.eval_on_start,
           "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data");
-  expects(o.ppo.kl_loss_coef == 0.0, "ppo_options.kl_loss_coef == 0: kl_options.kl_coef with placement loss says it",
-          o.ppo.kl_loss_coef);
-  expects(o.ppo.kl_loss_estimator == ppo_options{}.kl_loss_estimator,
-          "ppo_options.kl_loss_estimator as it is by default: kl_options.estimator with placement loss says it");
   rollout_options const& r = o.rollout;
   expects(r.num_generations >= 1, "rollout_options.num_generations >= 1", r.num_generations);
   expects(r.max_new_tokens >= 1, "rollout_options.max_new_tokens >= 1", r.max_new_tokens);
@@ -101,6 +110,14 @@ inline void validate(ppo_trainer_options const& o) {
           "rollout_options.missing_eos_penalty > 0 and finite", r.missing_eos_penalty);
   expects(r.without_eos == missing_eos::keep || !r.stop_tokens.empty(),
           "rollout_options.stop_tokens, since without_eos is set: nothing could end a response");
+  expects(!o.mask_truncated_completions || !r.stop_tokens.empty(),
+          "rollout_options.stop_tokens, since mask_truncated_completions is set: nothing could end a response");
+  expects(r.overlong_buffer <= r.max_new_tokens, "rollout_options.overlong_buffer at most max_new_tokens",
+          r.overlong_buffer);
+  expects(r.overlong_factor > 0.0 && std::isfinite(r.overlong_factor), "rollout_options.overlong_factor > 0 and finite",
+          r.overlong_factor);
+  expects(r.overlong_buffer > 0 || r.overlong_factor == 1.0,
+          "rollout_options.overlong_factor 1, since overlong_buffer is 0 and nothing is taken off", r.overlong_factor);
   expects(o.vf_coef > 0.0 && std::isfinite(o.vf_coef), "ppo_trainer_options.vf_coef > 0 and finite", o.vf_coef);
   expects(o.entropy_coef >= 0.0 && std::isfinite(o.entropy_coef), "ppo_trainer_options.entropy_coef >= 0 and finite",
           o.entropy_coef);
@@ -117,6 +134,24 @@ inline void validate(ppo_trainer_options const& o) {
   expects(!grouped || !o.whiten_rewards, "ppo_trainer_options.whiten_rewards == false, which only gae has a use for");
   expects(!grouped || o.score == score_position::end_token,
           "ppo_trainer_options.score end_token: without gae the score has no position");
+  expects(o.max_resamples <= 1000, "ppo_trainer_options.max_resamples at most 1000", o.max_resamples);
+  expects(grouped || o.max_resamples == 0,
+          "ppo_trainer_options.max_resamples == 0: with gae a response is compared with the critic, not with a group",
+          o.max_resamples);
+}
+
+/// Folds a surrogate and its options into a checksum.
+inline void describe(policy_gradient_surrogate const& surrogate, checksum64& sum) noexcept {
+  sum.update_number(static_cast<std::uint64_t>(surrogate.index()));
+  if (auto const* o = std::get_if<ppo_options>(&surrogate))
+    sum.update_number(o->cliprange).update_number(o->cliprange_high).update_number(o->dual_clip);
+  if (auto const* o = std::get_if<gspo_options>(&surrogate))
+    sum.update_number(o->cliprange)
+        .update_number(o->cliprange_high)
+        .update_number(static_cast<std::uint64_t>(o->token_advantages));
+  if (auto const* o = std::get_if<cispo_options>(&surrogate)) sum.update_number(o->epsilon_high);
+  if (auto const* o = std::get_if<sapo_options>(&surrogate))
+    sum.update_number(o->sapo_temperature_pos).update_number(o->sapo_temperature_neg);
 }
 
 /// Folds what shapes the run's result into a checksum.
@@ -129,10 +164,13 @@ inline void describe(ppo_trainer_options const& o, checksum64& sum) noexcept {
   whole(o.rollout.top_k);
   sum.update_number(o.rollout.top_p).update_number(o.rollout.missing_eos_penalty);
   whole(o.rollout.without_eos);
+  whole(o.rollout.overlong_buffer);
+  sum.update_number(o.rollout.overlong_factor);
   sum.update_number(o.kl.kl_coef).update_number(o.kl.target).update_number(o.kl.horizon);
   whole(o.kl.placement);
   whole(o.kl.estimator);
-  sum.update_number(o.ppo.cliprange).update_number(o.ppo.cliprange_high).update_number(o.ppo.dual_clip);
+  whole(o.kl.bias_correction);
+  describe(o.surrogate, sum);
   sum.update_number(o.value.cliprange_value).update_number(o.vf_coef).update_number(o.entropy_coef);
   whole(o.num_ppo_epochs);
   whole(o.num_mini_batches);
@@ -143,6 +181,8 @@ inline void describe(ppo_trainer_options const& o, checksum64& sum) noexcept {
   whole(o.whiten_rewards);
   whole(o.score);
   sum.update_number(o.target_kl);
+  whole(o.max_resamples);
+  whole(o.mask_truncated_completions);
 }
 
 }  // namespace attune

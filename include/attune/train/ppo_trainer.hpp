@@ -26,6 +26,7 @@
 #include <attune/core/model_fingerprint.hpp>
 #include <attune/train/batches.hpp>
 #include <attune/train/critic.hpp>
+#include <attune/train/dynamic_sampling.hpp>
 #include <attune/train/kl_controller.hpp>
 #include <attune/train/loop_options.hpp>
 #include <attune/train/ppo_advantages.hpp>
@@ -37,8 +38,9 @@
 
 namespace attune {
 
-/// PPO with a KL penalty against a reference (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020), and on the
-/// same loop the estimators that do without a critic: RLOO, GRPO, Dr.GRPO, REINFORCE++ (door 3).
+/// PPO with a KL penalty against a reference (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020), and on
+/// the same loop the estimators that do without a critic: RLOO, GRPO, Dr.GRPO, REINFORCE++, and the other surrogates:
+/// GSPO, CISPO, SAPO (door 3). DAPO is GRPO with cliprange_high 0.28, max_resamples, overlong_buffer and kl_coef 0.
 ///
 ///   frozen reference{policy};
 ///   value_head<float> value(reward_model);
@@ -50,8 +52,8 @@ namespace attune {
 /// reward is any RewardModel, a lambda over sequences included. Everything is borrowed and must outlive the trainer.
 ///
 /// What an update does is a function of parameters, optimiser states, kl_coef and its number, so a run that was killed
-/// and resumed ends in the same bits; checkpoints, made between updates, hold all of these. If an update throws, the last
-/// checkpoint stands, and gradients are zero; optimiser steps it had made stay made.
+/// and resumed ends in the same bits; checkpoints, made between updates, hold all of these. If an update throws, the
+/// last checkpoint stands, and gradients are zero; optimiser steps it had made stay made.
 ///
 /// Updates allocate only while buffers grow, but for what models, reward and sink do on their own account.
 ///
@@ -69,6 +71,7 @@ class ppo_trainer {
         options_(std::move(options)),
         collect_(policy, reference, reward, (validate(options_), options_.rollout), options_.loop.micro_batch_tokens,
                  options_.loop.seed),
+        sample_(options_.max_resamples, options_.rollout.num_generations, options_.loop.seed),
         advantages_(options_), update_(policy, critic, optimizer, options_) {
     bool const with_gae = options_.advantages == advantage_estimator::gae;
     expects(with_gae == has_critic, with_gae ? "a critic, since ppo_trainer_options.advantages is gae"
@@ -102,12 +105,15 @@ class ppo_trainer {
  private:
   static constexpr std::string_view stage_name = "ppo";
   static constexpr bool has_critic = !std::same_as<Critic, no_critic>;
+  static constexpr double rounding =
+      256.0 * (std::max)(static_cast<double>(std::numeric_limits<typename P::scalar>::epsilon()),
+                         static_cast<double>(std::numeric_limits<typename R::scalar>::epsilon()));
 
   // The loop's part of a checkpoint: eight-byte members only, so that no padding is written.
   struct loop_state {
     std::uint64_t step = 0;  // updates done
     std::uint64_t skipped = 0;
-    std::uint64_t episodes = 0;  // responses drawn: the sampler's position
+    std::uint64_t episodes = 0;  // responses drawn
     std::uint64_t tokens = 0;
     double first_loss = 0.0;
     double last_loss = 0.0;
@@ -142,7 +148,8 @@ class ppo_trainer {
     tell(sink, report_kind::start, {});
     while (state_.step < total_steps_) {
       try {
-        update(prompts, order.step(static_cast<std::size_t>(state_.step)));
+        std::size_t const step = static_cast<std::size_t>(state_.step);
+        update(prompts, order.step(step), order.examples_before(step) * options_.rollout.num_generations);
       } catch (...) {
         update_.zero_gradients();
         throw;
@@ -165,7 +172,7 @@ class ppo_trainer {
   }
 
   template <class D>
-  void update(D const& prompts, std::span<std::size_t const> examples) {
+  void update(D const& prompts, std::span<std::size_t const> examples, std::uint64_t first_response) {
     std::uint64_t const number = state_.step;
     double const share = learning_rate_factor(options_.loop.schedule, static_cast<std::size_t>(number),
                                               options_.loop.warmup_steps, total_steps_);
@@ -174,16 +181,15 @@ class ppo_trainer {
     if constexpr (is_separate_critic<Critic>)
       if (critic_.learning_rate > 0.0) critic_rate = critic_.learning_rate * share;
 
-    std::uint64_t const first_response = state_.episodes;
+    std::uint64_t const episodes = state_.episodes;
     state_.episodes += examples.size() * options_.rollout.num_generations;
     ppo_update_outcome outcome;
     try {
-      collect_(prompts, examples, first_response, rollout_);
-      if (number == 0 && options_.require_reference_equals_policy) expects_reference_equal();
-      ask_critic();
-      bool const in_reward = options_.kl.placement == kl_placement::reward;
-      advantages_(rollout_, in_reward ? controller_.kl_coef() : 0.0, targets_);
-      outcome = update_(rollout_, targets_, number, in_reward ? 0.0 : controller_.kl_coef(), state_.learning_rate, critic_rate);
+      sample_(collect_, prompts, examples, number, first_response, rollout_);
+      state_.episodes = episodes + static_cast<std::uint64_t>(rollout_.drawn_scores.weight);
+      if (number == 0 && options_.require_reference_equals_policy) expects_reference_equals_policy(rollout_, rounding);
+      if (rollout_.responses.size() > 0) outcome = learn(number, critic_rate);
+      else targets_ = {};  // no group had anything to teach
       if (!outcome.finite) throw nonfinite_error("a loss or gradient is not finite; the optimiser steps before it stay made");
     } catch (nonfinite_error const& trouble) {
       if (options_.loop.nonfinite == on_nonfinite::stop)
@@ -192,8 +198,16 @@ class ppo_trainer {
       return;
     }
     measure(outcome);
-    controller_.update(targets_.kl.mean(), rollout_.responses.size());
+    if (rollout_.responses.size() > 0) controller_.update(targets_.kl.mean(), rollout_.responses.size());
     state_.kl_coef = controller_.kl_coef();
+  }
+
+  ppo_update_outcome learn(std::uint64_t number, double critic_rate) {
+    ask_critic();
+    bool const in_reward = options_.kl.placement == kl_placement::reward;
+    advantages_(rollout_, in_reward ? controller_.kl_coef() : 0.0, targets_);
+    return update_(rollout_, targets_, number, in_reward ? 0.0 : controller_.kl_coef(), state_.learning_rate,
+                   critic_rate);
   }
 
   void ask_critic() {
@@ -226,21 +240,6 @@ class ppo_trainer {
     if constexpr (is_separate_critic<Critic>)
       return std::vector<typename std::remove_cvref_t<decltype(std::declval<Critic&>().model)>::scalar>();
     else return std::vector<typename P::scalar>();
-  }
-
-  void expects_reference_equal() const {
-    double const rounding = 256.0 * (std::max)(static_cast<double>(std::numeric_limits<typename P::scalar>::epsilon()),
-                                               static_cast<double>(std::numeric_limits<typename R::scalar>::epsilon()));
-    sequences_view const s = rollout_.responses;
-    for (std::size_t b = 0; b < s.size(); ++b)
-      for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
-        if (std::abs(rollout_.logps[t] - rollout_.ref_logps[t]) > rounding * (1.0 + std::abs(rollout_.ref_logps[t])))
-          throw contract_violation(
-              "ppo: the policy differs from the reference before the first update, so objective/kl does not start at 0: "
-              "response " + std::to_string(b) + " (prompt " + std::to_string(rollout_.prompts[b]) + ") has log-ratio " +
-              std::to_string(rollout_.logps[t] - rollout_.ref_logps[t]) + " at token " + std::to_string(t - s.offsets[b]) +
-              ". Is the reference the model that training starts from? If it is another one on purpose, set "
-              "ppo_trainer_options.require_reference_equals_policy = false");
   }
 
   void measure(ppo_update_outcome const& outcome) {
@@ -328,6 +327,7 @@ class ppo_trainer {
   O& optimizer_;
   ppo_trainer_options options_;
   rollout_collector<P, R, M> collect_;
+  dynamic_sampling sample_;
   ppo_advantages advantages_;
   ppo_update<P, Critic, O> update_;
   kl_controller controller_;

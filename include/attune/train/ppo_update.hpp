@@ -12,6 +12,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <attune/concepts/optimizer.hpp>
@@ -20,7 +21,7 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/random.hpp>
 #include <attune/core/sequences.hpp>
-#include <attune/objective/ppo.hpp>
+#include <attune/objective/policy_gradient_surrogate.hpp>
 #include <attune/objective/value_loss.hpp>
 #include <attune/train/critic.hpp>
 #include <attune/train/ppo_advantages.hpp>
@@ -32,7 +33,7 @@ namespace attune {
 
 /// What the optimiser steps of one update came to.
 struct ppo_update_outcome {
-  ppo_statistics policy;
+  policy_gradient_statistics policy;
   value_statistics value;
   metric_sum policy_loss, value_loss;   ///< one entry per mini-batch
   metric_sum grad_norm, critic_grad_norm;
@@ -50,8 +51,8 @@ class ppo_update {
  public:
   ppo_update(P& policy, Critic critic, O& optimizer, ppo_trainer_options const& options)
       : policy_(policy), critic_(critic), optimizer_(optimizer), options_(options) {
-    if constexpr (!EntropicPolicy<P>)
-      expects(options.entropy_coef == 0.0, "ppo_trainer_options.entropy_coef == 0: the policy is no EntropicPolicy",
+    if constexpr (!TermedPolicy<P>)
+      expects(options.entropy_coef == 0.0, "ppo_trainer_options.entropy_coef == 0: the policy is no TermedPolicy",
               options.entropy_coef);
     if constexpr (is_shared_critic<Critic>)
       expects(options.entropy_coef == 0.0 && options.score == score_position::end_token,
@@ -62,9 +63,11 @@ class ppo_update {
   ppo_update_outcome operator()(rollout const& of, ppo_targets const& targets, std::uint64_t update, double kl_loss_coef,
                                 double learning_rate, double critic_rate) {
     ppo_update_outcome outcome;
-    ppo_options objective = options_.ppo;
-    objective.kl_loss_coef = kl_loss_coef;
-    if (kl_loss_coef > 0.0) objective.kl_loss_estimator = options_.kl.estimator;
+    kl_loss_ = {.kl_loss_coef = kl_loss_coef};
+    if (kl_loss_coef > 0.0) {
+      kl_loss_.kl_loss_estimator = options_.kl.estimator;
+      kl_loss_.bias_correction = options_.kl.bias_correction;
+    }
     std::size_t const responses = of.responses.size();
     std::size_t const mini_batches = (std::min)(options_.num_mini_batches, responses);
     order_.resize(responses);
@@ -75,8 +78,7 @@ class ppo_update {
       for (std::size_t i = 0; i < mini_batches; ++i) {
         std::size_t const first = responses * i / mini_batches, last = responses * (i + 1) / mini_batches;
         bool const very_first = update == 0 && epoch == 0 && i == 0;
-        mini_batch(of, targets, std::span<std::size_t const>(order_).subspan(first, last - first), objective, outcome,
-                   very_first);
+        if (!mini_batch(of, targets, std::span(order_).subspan(first, last - first), outcome, very_first)) continue;
         if (!outcome.finite || outcome.stopped_early) {
           zero_gradients();
           return outcome;
@@ -108,17 +110,23 @@ class ppo_update {
     return true;
   }
 
-  void mini_batch(rollout const& of, ppo_targets const& targets, std::span<std::size_t const> which,
-                  ppo_options const& objective, ppo_update_outcome& outcome, bool very_first) {
+  // False: all of its responses are masked as truncated, and there is no step to make.
+  bool mini_batch(rollout const& of, ppo_targets const& targets, std::span<std::size_t const> drawn,
+                  ppo_update_outcome& outcome, bool very_first) {
     sequences_view const all = of.responses, critic_all = targets.critic_sequences(of);
-    aggregation_totals totals{.tokens = 0, .sequences = which.size(),
+    which_.assign(drawn.begin(), drawn.end());
+    if (options_.mask_truncated_completions) std::erase_if(which_, [&](std::size_t b) { return of.finished[b] == 0; });
+    if (which_.empty()) return false;
+    std::span<std::size_t const> const which = which_;
+    // What is masked stays a sequence of the step, one of loss 0, and has no tokens.
+    aggregation_totals totals{.tokens = 0, .sequences = drawn.size(),
                               .constant_length = static_cast<double>(options_.rollout.max_new_tokens)};
     aggregation_totals critic_totals{.tokens = 0, .sequences = which.size()};
     for (std::size_t const b : which) {
       totals.tokens += completion_tokens(all.sequence_mask(b));
       critic_totals.tokens += completion_tokens(critic_all.sequence_mask(b));
     }
-    ppo_statistics policy_statistics;
+    policy_gradient_statistics policy_statistics;
     double policy_loss = 0.0, value_loss_sum = 0.0;
     entropy_ = {};
     auto const policy_slopes = [&](response_batch const& batch, std::span<scalar const> logps, std::span<scalar> slopes,
@@ -131,9 +139,13 @@ class ppo_update {
       }
       if (very_first) expects_same(batch, of);
       slopes_.resize(logps_.size());
-      policy_loss += ppo_loss<double>(
-          {.logps = logps_, .old_logps = old_logps_, .advantages = advantages_, .ref_logps = ref_logps_}, batch.tokens(),
-          slopes_, totals, options_.aggregation, objective, &policy_statistics);
+      policy_loss += std::visit(
+          [&](auto const& surrogate) {
+            return policy_gradient_loss<double>(
+                {.logps = logps_, .old_logps = old_logps_, .advantages = advantages_, .ref_logps = ref_logps_},
+                batch.tokens(), slopes_, totals, options_.aggregation, surrogate, &policy_statistics, kl_loss_);
+          },
+          options_.surrogate);
       for (std::size_t t = 0; t < slopes.size(); ++t) slopes[t] = saturate_cast<scalar>(slopes_[t]);
     };
     auto const critic_slopes = [&]<class T>(response_batch const& batch, std::span<T const> values, std::span<T> slopes,
@@ -186,31 +198,32 @@ class ppo_update {
       });
     }
     outcome.finite = outcome.finite && std::isfinite(policy_loss) && std::isfinite(value_loss_sum);
-    if (!outcome.finite) return;
-    add(policy_statistics, outcome.policy);
+    if (!outcome.finite) return true;
+    outcome.policy.add(policy_statistics);
     outcome.policy_loss.add(policy_loss);
     if constexpr (!std::same_as<Critic, no_critic>) outcome.value_loss.add(value_loss_sum);
     outcome.entropy.add(entropy_);
     outcome.stopped_early = options_.target_kl > 0.0 && policy_statistics.approxkl.mean() > options_.target_kl;
+    return true;
   }
 
   template <class Slopes>
   void accumulate_policy(response_batch const& batch, aggregation_totals const& totals, Slopes const& slopes_of_policy,
                          ppo_update_outcome& outcome, std::size_t& asked) {
-    if constexpr (EntropicPolicy<P>) {
+    if constexpr (TermedPolicy<P>) {
       if (options_.entropy_coef > 0.0) {
-        policy_.accumulate_gradient_entropic(
-            batch.tokens(), [&](std::span<scalar const> logps, std::span<scalar const> entropies, std::span<scalar> slopes,
-                                std::span<scalar> entropy_slopes) {
-              slopes_of_policy(batch, logps, slopes, asked);
+        policy_.accumulate_gradient_with(
+            batch.tokens(), {.entropies = true},
+            [&](term_values<scalar const> const& of, term_slopes<scalar> const& slopes) {
+              slopes_of_policy(batch, of.logps, slopes.logps, asked);
               if (!outcome.finite) return;
               sequences_view const s = batch.tokens();
               for (std::size_t b = 0; b < s.size(); ++b) {
                 double const weight = token_weight(options_.aggregation, totals, completion_tokens(s.sequence_mask(b)));
                 for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t) {
                   if (s.mask[t] == 0) continue;
-                  entropy_.add(static_cast<double>(entropies[t]));
-                  entropy_slopes[t] = static_cast<scalar>(-options_.entropy_coef * weight);
+                  entropy_.add(static_cast<double>(of.entropies[t]));
+                  slopes.entropies[t] = static_cast<scalar>(-options_.entropy_coef * weight);
                 }
               }
             });
@@ -247,23 +260,15 @@ class ppo_update {
                                    std::to_string(logps_[t]) + ", log_probs gave " + std::to_string(old_logps_[t]));
   }
 
-  static void add(ppo_statistics const& from, ppo_statistics& to) noexcept {
-    to.approxkl.add(from.approxkl);
-    to.clipfrac.add(from.clipfrac);
-    to.clipfrac_lower.add(from.clipfrac_lower);
-    to.ratio.add(from.ratio);
-    to.ratio_squared.add(from.ratio_squared);
-    to.kl.add(from.kl);
-  }
-
   P& policy_;
   Critic critic_;
   O& optimizer_;
   ppo_trainer_options const& options_;
   response_batch batch_;
-  std::vector<std::size_t> order_;
+  std::vector<std::size_t> order_, which_;
   std::vector<double> logps_, values_, slopes_, old_logps_, ref_logps_, advantages_, returns_, old_values_;
   metric_sum entropy_;
+  kl_loss_options kl_loss_;
 };
 
 }  // namespace attune

@@ -16,6 +16,7 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/sequences.hpp>
 #include <attune/core/statistics.hpp>
+#include <attune/objective/overlong_penalty.hpp>
 #include <attune/train/loop_options.hpp>
 #include <attune/train/ppo_options.hpp>
 #include <attune/train/response_batch.hpp>
@@ -30,11 +31,28 @@ struct rollout {
   std::vector<std::uint8_t> finished;   ///< (responses) 1: it ended with a stop token
   std::vector<double> logps;            ///< (tokens) under the policy that drew them
   std::vector<double> ref_logps;        ///< (tokens) under the reference
-  std::vector<double> scores;           ///< (responses) of the reward model, missing_eos applied
+  std::vector<double> scores;           ///< (responses) of the reward model, missing_eos and overlong_buffer applied
   metric_sum sampler_log_ratio;         ///< mean over tokens of log sampler - log policy; 0 unless a filter is set
-  std::size_t new_tokens = 0;           ///< in the responses
+  std::size_t new_tokens = 0;           ///< drawn
   double generation_seconds = 0.0;      ///< wall-clock of sampling alone
+  metric_sum drawn_scores;              ///< mean over all responses drawn: dynamic_sampling drops some of them
+  std::size_t dropped_groups = 0;       ///< by dynamic_sampling
 };
+
+/// Throws contract_violation unless policy and reference agree on every token but for `rounding`, relative to 1 and the
+/// log-probability: what an update's rollout has to show where the reference is the model that training starts from.
+inline void expects_reference_equals_policy(rollout const& of, double rounding) {
+  sequences_view const s = of.responses;
+  for (std::size_t b = 0; b < s.size(); ++b)
+    for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
+      if (std::abs(of.logps[t] - of.ref_logps[t]) > rounding * (1.0 + std::abs(of.ref_logps[t])))
+        throw contract_violation(
+            "ppo: the policy differs from the reference before the first update, so objective/kl does not start at 0: "
+            "response " + std::to_string(b) + " (prompt " + std::to_string(of.prompts[b]) + ") has log-ratio " +
+            std::to_string(of.logps[t] - of.ref_logps[t]) + " at token " + std::to_string(t - s.offsets[b]) +
+            ". Is the reference the model that training starts from? If it is another one on purpose, set "
+            "ppo_trainer_options.require_reference_equals_policy = false");
+}
 
 /// Draws the responses of an update and scores them. What a response is depends on seed, its number in the run, prompt,
 /// policy and options, not on its neighbours. Policy, reference and reward model are borrowed.
@@ -64,7 +82,8 @@ class rollout_collector {
               "rollout: policy and reference at one temperature; the reference has", reference_.temperature());
     asked_.clear();
     out.prompts.clear();
-    out.sampler_log_ratio = {};
+    out.sampler_log_ratio = out.drawn_scores = {};
+    out.dropped_groups = 0;
     for (std::size_t const example : examples)
       for (std::size_t g = 0; g < options_.num_generations; ++g) {
         auto&& row = prompts[example];
@@ -178,9 +197,15 @@ class rollout_collector {
     });
     for (std::size_t b = 0; b < s.size(); ++b) {
       if (!std::isfinite(out.scores[b])) throw nonfinite_error("rollout: the reward is not finite for " + place(out, b));
-      if (out.finished[b] != 0) continue;
-      if (options_.without_eos == missing_eos::subtract) out.scores[b] -= options_.missing_eos_penalty;
-      if (options_.without_eos == missing_eos::replace) out.scores[b] = -options_.missing_eos_penalty;
+      bool const truncated = out.finished[b] == 0;
+      if (truncated && options_.without_eos == missing_eos::subtract) out.scores[b] -= options_.missing_eos_penalty;
+      if (truncated && options_.without_eos == missing_eos::replace) out.scores[b] = -options_.missing_eos_penalty;
+      if (options_.overlong_buffer > 0)
+        out.scores[b] += overlong_penalty(completion_tokens(s.sequence_mask(b)),
+                                          {.max_length = options_.max_new_tokens,
+                                           .buffer = options_.overlong_buffer,
+                                           .factor = options_.overlong_factor});
+      out.drawn_scores.add(out.scores[b]);
     }
   }
 

@@ -25,7 +25,7 @@ struct sft_trainer_options {
 };
 
 /// Supervised fine-tuning as a stage of the training loop. Evaluation reports the plain negative log-likelihood, without
-/// label smoothing, so that figures compare across runs.
+/// label smoothing, DFT's weights or z-loss, so that figures compare across runs.
 template <Policy P>
 class sft_stage {
  public:
@@ -36,8 +36,10 @@ class sft_stage {
 
   sft_stage(P& policy, sft_options options) : policy_(policy), options_(options) {
     validate(options_);
-    expects(SmoothedPolicy<P> || options_.label_smoothing == 0.0,
-            "sft_options.label_smoothing == 0 for a policy that is not a SmoothedPolicy", options_.label_smoothing);
+    expects(TermedPolicy<P> || options_.label_smoothing == 0.0,
+            "sft_options.label_smoothing == 0 for a policy that is no TermedPolicy", options_.label_smoothing);
+    expects(TermedPolicy<P> || options_.z_loss_coef == 0.0,
+            "sft_options.z_loss_coef == 0 for a policy that is no TermedPolicy", options_.z_loss_coef);
   }
 
   void begin_step(step_batches const& step, bool /*first*/) {
@@ -47,17 +49,18 @@ class sft_stage {
   batch_outcome accumulate(micro_batch const& batch) {
     batch_outcome outcome;
     std::size_t asked = 0;
-    if constexpr (SmoothedPolicy<P>) {
-      if (options_.label_smoothing > 0.0) {
-        auto const ask = [&](std::span<scalar const> logps, std::span<scalar const> mean_logps,
-                             std::span<scalar> slopes, std::span<scalar> mean_slopes) {
+    if constexpr (TermedPolicy<P>) {
+      if (terms_of(options_).any()) {
+        auto const ask = [&](term_values<scalar const> const& of, term_slopes<scalar> const& slopes) {
           ++asked;
-          if (finite(batch, logps, outcome) && finite(batch, mean_logps, outcome))
-            outcome.loss = static_cast<double>(sft_loss<scalar>({logps, mean_logps}, batch.sequences,
-                                                                {slopes, mean_slopes}, totals_, options_));
+          for (auto const term : {of.logps, of.mean_logps, of.log_normalizers})
+            if (!term.empty() && !finite(batch, term, outcome)) return;
+          outcome.loss = static_cast<double>(
+              sft_loss<scalar>({of.logps, of.mean_logps, of.log_normalizers}, batch.sequences,
+                               {slopes.logps, slopes.mean_logps, slopes.log_normalizers}, totals_, options_));
         };
-        policy_.accumulate_gradient_smoothed(batch.sequences, ask);
-        expects(asked == 1, "the policy to call ask exactly once per accumulate_gradient_smoothed", asked);
+        policy_.accumulate_gradient_with(batch.sequences, terms_of(options_), ask);
+        expects(asked == 1, "the policy to call ask exactly once per accumulate_gradient_with", asked);
         return outcome;
       }
     }
@@ -91,6 +94,7 @@ class sft_stage {
 
   void describe(checksum64& sum) const noexcept {
     sum.update_number(options_.label_smoothing).update_number(static_cast<std::uint64_t>(options_.normalization));
+    sum.update_number(static_cast<std::uint64_t>(options_.loss_type)).update_number(options_.z_loss_coef);
   }
 
  private:
@@ -119,7 +123,7 @@ class sft_stage {
 ///   sft_trainer trainer{policy, optimizer, {.loop = {.learning_rate = 1e-3, .epochs = 3}}};
 ///   training_summary const summary = trainer.fit(demonstrations, held_out, sink);
 ///
-/// Label smoothing needs a SmoothedPolicy; with any other policy it is a contract_violation at construction.
+/// Label smoothing and z-loss need a TermedPolicy; with any other policy they are a contract_violation at construction.
 template <Policy P, Optimizer<P> O>
 class sft_trainer : public trainer_on<sft_trainer<P, O>, demonstration> {
  public:

@@ -10,6 +10,7 @@
 #include <attune/core/checksum.hpp>
 #include <attune/core/statistics.hpp>
 #include <attune/train/batches.hpp>
+#include <attune/train/checkpoint.hpp>
 
 namespace attune {
 
@@ -25,7 +26,7 @@ struct batch_outcome {
 /// What an objective is to the training loop: the loop knows time, the stage knows the loss. SFT, reward model and DPO
 /// are three stages of one loop; a new objective is one more.
 ///
-///   S::example              demonstration or preference_pair: what dataset[i] is read as
+///   S::example              demonstration, preference_pair, ...: what dataset[i] is read as
 ///   S::name                 for reports: "sft"
 ///   S::metric_names         array of names, TRL's spelling, besides the loop's own
 ///   s.begin_step(step, first)   the micro-batches of a step, before the first of them is run; first: step 0 of a run
@@ -35,9 +36,10 @@ struct batch_outcome {
 ///                           batch whose numbers are not finite is not measured
 ///   s.describe(checksum)    folds options and reference in: a checkpoint made with others is told apart
 ///
-/// Laws: the result of a step is a function of parameters and batches; no state but measurements survives a step; the
-/// gradients of the micro-batches of a step add up to that of the step's mean loss, however the step was cut.
-/// Modelled by: sft_stage, reward_stage, dpo_stage.
+/// Laws: the result of a step is a function of parameters and batches; no state but measurements survives a step,
+/// unless the stage is a StatefulStage; the gradients of the micro-batches of a step add up to that of the step's mean
+/// loss, however the step was cut. The loop runs a step's micro-batches once each, in order. Modelled by: sft_stage,
+/// reward_stage, dpo_stage, kto_stage, process_reward_stage.
 template <class S>
 concept TrainingStage = requires(S& s, S const& c, step_batches const& step, micro_batch const& batch, bool first,
                                  std::span<metric_sum> sums, checksum64& sum) {
@@ -49,6 +51,24 @@ concept TrainingStage = requires(S& s, S const& c, step_batches const& step, mic
   { s.evaluate(batch) } -> std::same_as<batch_outcome>;
   { s.collect(sums) } -> std::same_as<void>;
   { c.describe(sum) } -> std::same_as<void>;
+};
+
+/// A stage whose objective looks at a batch as a whole before any part of it, in evaluation too:
+///   s.begin_evaluation(step)    the micro-batches that evaluate will be called with next, before the first of them
+/// Modelled by: kto_stage.
+template <class S>
+concept StageWithEvaluationBatches = TrainingStage<S> && requires(S& s, step_batches const& step) {
+  { s.begin_evaluation(step) } -> std::same_as<void>;
+};
+
+/// A stage with state that later steps depend on (a running mean, say); it goes into checkpoints.
+///   s.visit_state(visitor)      visitor("stage/...", bytes) for every piece, names and sizes fixed; the bytes are the
+///                               state's own memory and are read or overwritten
+/// A step that is skipped for numbers that are not finite leaves no number in the state that is not.
+/// Modelled by: kto_stage.
+template <class S>
+concept StatefulStage = TrainingStage<S> && requires(S& s, state_visitor visit) {
+  { s.visit_state(visit) } -> std::same_as<void>;
 };
 
 }  // namespace attune

@@ -58,8 +58,8 @@ inline void validate(dpo_options const& o) {
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> dpo_objective(T chosen_log_ratio, T rejected_log_ratio,
                                                                         dpo_options o = {}) noexcept {
-  T const tilt = T(o.smoothing == dpo_smoothing::robust ? -o.label_smoothing / (1.0 - 2.0 * o.label_smoothing)
-                                                        : o.label_smoothing);
+  double const denominator = o.smoothing == dpo_smoothing::robust ? 1.0 - 2.0 * o.label_smoothing : -1.0;
+  T const tilt = T(-o.label_smoothing / denominator);
   T const z = pair_margin(chosen_log_ratio, rejected_log_ratio, o.beta, o.target_margin);
   value_and_slope<T> const plain = negative_log_sigmoid(z);
   return through_margin<T>({plain.value + tilt * z, plain.slope + tilt}, o.beta);
@@ -70,6 +70,21 @@ template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          dpo_options o) noexcept {
   return dpo_objective(p.chosen, p.rejected, o);
+}
+
+/// The same for many, on vectors.
+inline void pair_objectives(pair_block& block, std::size_t count, dpo_options const& o) noexcept {
+  double const denominator = o.smoothing == dpo_smoothing::robust ? 1.0 - 2.0 * o.label_smoothing : -1.0;
+  double const tilt = -o.label_smoothing / denominator;
+  double z[pair_block::size];
+  for (std::size_t k = 0; k < count; ++k) z[k] = pair_margin(block.chosen[k], block.rejected[k], o.beta, o.target_margin);
+  negative_log_sigmoids(z, count, block.value, block.chosen_slope);
+  for (std::size_t k = 0; k < count; ++k) {
+    auto const one = through_margin<double>({block.value[k] + tilt * z[k], block.chosen_slope[k] + tilt}, o.beta);
+    block.value[k] = one.value;
+    block.chosen_slope[k] = one.chosen;
+    block.rejected_slope[k] = one.rejected;
+  }
 }
 
 /// pair_loss of DPO: the batch loss under the name that users look for.

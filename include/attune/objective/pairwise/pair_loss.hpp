@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -56,6 +57,45 @@ void validate(pair_ratios const& ratios, O const& options) {
   if (ratios.reference_free && !reads.reference) refuse("reference_free");
 }
 
+/// Some pairs, side by side, then what a loss says of them: a loop over it is one over numbers that alias nothing.
+struct pair_block {
+  static constexpr std::size_t size = 128;
+  double chosen[size], rejected[size], chosen_tokens[size], rejected_tokens[size];
+  double value[size], chosen_slope[size], rejected_slope[size];
+  double chosen_bend[size], rejected_bend[size];
+
+  /// Log-ratios become the rewards that a divergence implies; after pair_objectives, slopes in these become slopes in log-ratios.
+  void bend(std::size_t count, f_divergence_options divergence) noexcept {
+    for (std::size_t k = 0; k < count; ++k) {
+      auto const c = f_divergence_score(chosen[k], divergence), r = f_divergence_score(rejected[k], divergence);
+      chosen[k] = c.value;
+      rejected[k] = r.value;
+      chosen_bend[k] = c.slope;
+      rejected_bend[k] = r.slope;
+    }
+  }
+  void unbend(std::size_t count) noexcept {
+    for (std::size_t k = 0; k < count; ++k) {
+      chosen_slope[k] = saturate_cast<double>(chosen_slope[k] * chosen_bend[k]);
+      rejected_slope[k] = saturate_cast<double>(rejected_slope[k] * rejected_bend[k]);
+    }
+  }
+};
+
+/// The objective of the first `count` pairs of a block. A loss may have a faster one beside its pair_objective, with the same
+/// bits: see dpo.hpp.
+template <class O>
+void pair_objectives(pair_block& block, std::size_t count, O const& options) noexcept {
+  for (std::size_t k = 0; k < count; ++k) {
+    pair_value_and_slopes<double> const one =
+        pair_objective(response_pair<double>{block.chosen[k], block.rejected[k], block.chosen_tokens[k],
+                                             block.rejected_tokens[k]}, options);
+    block.value[k] = one.value;
+    block.chosen_slope[k] = one.chosen;
+    block.rejected_slope[k] = one.rejected;
+  }
+}
+
 /// The pairs of a batch, checked and in double: what a batch loss runs over.
 template <class T>
 class pair_batch {
@@ -64,7 +104,7 @@ class pair_batch {
   /// totals are not smaller than the batch. `caller` is for messages.
   pair_batch(pair_logps<T> const& logps, pair_slopes<T> const& slopes, pair_inputs reads, pair_ratios const& ratios,
              pair_totals totals, char const* caller)
-      : logps_(logps), reads_(reads), divergence_(ratios.divergence) {
+      : logps_(logps), reads_(reads) {
     std::string const who(caller);
     std::size_t const pairs = logps.chosen.size();
     auto const sized = [&](auto values, char const* name) {
@@ -119,32 +159,28 @@ class pair_batch {
   double total() const noexcept { return total_; }
   double weight(std::size_t i) const noexcept { return logps_.weights.empty() ? 1.0 : logps_.weights[i]; }
 
-  /// The loss of pair i, its slopes in the policy's log-probabilities; neither weighted nor divided.
-  template <class O>
-  pair_value_and_slopes<double> operator()(std::size_t i, O const& options) const noexcept {
-    auto const ratio = [&](std::span<T const> policy, std::span<T const> reference) {
-      double const logp = static_cast<double>(policy[i]);
-      return reads_.reference ? saturate_cast<double>(logp - static_cast<double>(reference[i])) : logp;
-    };
-    response_pair<double> p{ratio(logps_.chosen, logps_.ref_chosen), ratio(logps_.rejected, logps_.ref_rejected)};
-    if (reads_.lengths) {
-      p.chosen_tokens = static_cast<double>(logps_.chosen_tokens[i]);
-      p.rejected_tokens = static_cast<double>(logps_.rejected_tokens[i]);
+  /// Pairs [first, first + count) as a loss sees them.
+  void gather(std::size_t first, std::size_t count, pair_block& out) const noexcept {
+    ratios(logps_.chosen, logps_.ref_chosen, first, count, out.chosen);
+    ratios(logps_.rejected, logps_.ref_rejected, first, count, out.rejected);
+    for (std::size_t k = 0; k < count; ++k) {
+      out.chosen_tokens[k] = reads_.lengths ? static_cast<double>(logps_.chosen_tokens[first + k]) : 1.0;
+      out.rejected_tokens[k] = reads_.lengths ? static_cast<double>(logps_.rejected_tokens[first + k]) : 1.0;
     }
-    if (divergence_.type == f_divergence_type::reverse_kl) return pair_objective(p, options);
-    auto const chosen = f_divergence_score(p.chosen, divergence_);
-    auto const rejected = f_divergence_score(p.rejected, divergence_);
-    p.chosen = chosen.value;
-    p.rejected = rejected.value;
-    pair_value_and_slopes<double> const one = pair_objective(p, options);
-    return {one.value, saturate_cast<double>(one.chosen * chosen.slope),
-            saturate_cast<double>(one.rejected * rejected.slope)};
   }
 
  private:
+  void ratios(std::span<T const> policy, std::span<T const> reference, std::size_t first, std::size_t count,
+              double* out) const noexcept {
+    if (reads_.reference)
+      for (std::size_t k = 0; k < count; ++k)
+        out[k] = saturate_cast<double>(static_cast<double>(policy[first + k]) - static_cast<double>(reference[first + k]));
+    else
+      for (std::size_t k = 0; k < count; ++k) out[k] = static_cast<double>(policy[first + k]);
+  }
+
   pair_logps<T> const& logps_;
   pair_inputs reads_;
-  f_divergence_options divergence_;
   double total_ = 0.0;
 };
 
@@ -161,12 +197,26 @@ T pair_loss(pair_logps<T> logps, pair_slopes<T> slopes, O const& options, pair_t
   validate(ratios, options);
   pair_batch<T> const batch(logps, slopes, options.reads(), ratios, totals, "pair_loss");
   double loss = 0.0;
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    pair_value_and_slopes<double> const one = batch(i, options);
-    double const weight = batch.weight(i);
-    loss += weight * one.value / batch.total();
-    slopes.chosen[i] = saturate_cast<T>(weight * one.chosen / batch.total());
-    slopes.rejected[i] = saturate_cast<T>(weight * one.rejected / batch.total());
+  bool const bent = ratios.divergence.type != f_divergence_type::reverse_kl;
+  pair_block block;
+  for (std::size_t first = 0; first < batch.size(); first += pair_block::size) {
+    std::size_t const count = (std::min)(pair_block::size, batch.size() - first);
+    batch.gather(first, count, block);
+    if (bent) block.bend(count, ratios.divergence);
+    pair_objectives(block, count, options);
+    if (bent) block.unbend(count);
+    if (!logps.weights.empty())
+      for (std::size_t k = 0; k < count; ++k) {
+        block.value[k] *= logps.weights[first + k];
+        block.chosen_slope[k] *= logps.weights[first + k];
+        block.rejected_slope[k] *= logps.weights[first + k];
+      }
+    for (std::size_t k = 0; k < count; ++k) block.value[k] /= batch.total();
+    for (std::size_t k = 0; k < count; ++k) loss += block.value[k];
+    for (std::size_t k = 0; k < count; ++k)
+      slopes.chosen[first + k] = saturate_cast<T>(block.chosen_slope[k] / batch.total());
+    for (std::size_t k = 0; k < count; ++k)
+      slopes.rejected[first + k] = saturate_cast<T>(block.rejected_slope[k] / batch.total());
   }
   return saturate_cast<T>(loss);
 }

@@ -351,3 +351,21 @@ TEST_CASE("dpo: an empty batch, sizes that disagree and a pair count below the b
   CHECK(shortened(&batch::dchosen) == "expected pair_loss: slopes.chosen.size() == chosen.size(), got 2");
   CHECK(shortened(&batch::drejected) == "expected pair_loss: slopes.rejected.size() == chosen.size(), got 2");
 }
+
+TEST_CASE("dpo: the batch has the bits of the objective of each pair") {
+  for (dpo_options o : option_grid())
+    for (double const target : {0.0, 0.4}) {
+      o.target_margin = target;
+      batch b(300, 5, 200.0);
+      double const loss = b.loss(o);
+      double expected = 0.0;
+      std::size_t different = 0;
+      for (std::size_t i = 0; i < 300; ++i) {
+        auto const one = dpo_objective(b.chosen[i] - b.ref_chosen[i], b.rejected[i] - b.ref_rejected[i], o);
+        expected += one.value / 300.0;
+        different += b.dchosen[i] == one.chosen / 300.0 && b.drejected[i] == one.rejected / 300.0 ? 0 : 1;
+      }
+      CHECK(loss == expected);
+      CHECK(different == 0);
+    }
+}

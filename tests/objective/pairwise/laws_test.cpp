@@ -15,7 +15,7 @@
 #include <attune/core/random.hpp>
 #include <attune/objective/pairwise/preference_loss.hpp>
 
-#include "pairwise/loss_grid.hpp"
+#include "objective/pairwise/loss_grid.hpp"
 #include "support/proofs.hpp"
 
 using namespace attune;

@@ -17,7 +17,7 @@
 #include <attune/objective/pairwise/preference_loss.hpp>
 #include <attune/testing/gradient_check.hpp>
 
-#include "pairwise/loss_grid.hpp"
+#include "objective/pairwise/loss_grid.hpp"
 #include "support/golden_file.hpp"
 #include "support/proofs.hpp"
 

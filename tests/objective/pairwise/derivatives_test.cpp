@@ -17,7 +17,7 @@
 #include <attune/testing/dual_number.hpp>
 #include <attune/testing/gradient_check.hpp>
 
-#include "pairwise/loss_grid.hpp"
+#include "objective/pairwise/loss_grid.hpp"
 #include "support/proofs.hpp"
 
 using namespace attune;
