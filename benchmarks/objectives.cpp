@@ -76,7 +76,7 @@ subject ppo(std::size_t n) {
   return {"ppo", n, 20.0 * static_cast<double>(n), [=, slopes = std::vector<float>(logps.size())]() mutable {
             return ppo_loss<float>({.logps = logps, .old_logps = old_logps, .advantages = advantages, .ref_logps = ref_logps},
                                    batch, slopes, aggregation_totals_of(batch), loss_aggregation::token_mean,
-                                   {.kl_loss_coef = 0.05, .kl_loss_estimator = kl_estimator::k3});
+                                   {}, nullptr, {.kl_loss_coef = 0.05, .kl_loss_estimator = kl_estimator::k3});
           }};
 }
 

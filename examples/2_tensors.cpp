@@ -9,6 +9,7 @@
 #include <attune/backend/eigen.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 #include <attune/objective/pairwise/pairs_on_tokens.hpp>
+#include <attune/objective/sequence_sums.hpp>
 
 namespace theirs {
 

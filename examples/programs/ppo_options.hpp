@@ -95,7 +95,7 @@ inline std::function<void()> add_ppo_options(CLI::App& app, ppo_program_options&
                                {{"reward", kl_placement::reward}, {"loss", kl_placement::loss}}, "where it is charged");
   auto* const estimator = add_choice<kl_estimator>(
       app, "--kl-estimator", t.kl.estimator,
-      {{"k1", kl_estimator::k1}, {"k2", kl_estimator::k2}, {"k3", kl_estimator::k3}}, "in the loss k2 if nothing is said");
+      {{"k1", kl_estimator::k1}, {"k2", kl_estimator::k2}, {"k3", kl_estimator::k3}}, "in the loss k2 if nothing is said, k3 if corrected");
   number("--kl-target", t.kl.target, "nats per response that --kl-coef is steered to; 0: it stays");
   auto* const horizon = number("--kl-horizon", t.kl.horizon, "responses in which --kl-coef may change by a fifth");
 
@@ -171,7 +171,8 @@ inline std::function<void()> add_ppo_options(CLI::App& app, ppo_program_options&
     only("with --kl-target", t.kl.target > 0.0, {horizon});
     only("0, or 2 and more: one response has no deviation", o.normalize_reward != 1, {normalize});
     if (generations->count() == 0 && !with_critic) t.rollout.num_generations = 4;
-    if (estimator->count() == 0 && t.kl.placement == kl_placement::loss) t.kl.estimator = kl_estimator::k2;
+    if (estimator->count() == 0 && t.kl.placement == kl_placement::loss)
+      t.kl.estimator = t.kl.bias_correction ? kl_estimator::k3 : kl_estimator::k2;
     if (clip->count() > 0) o.gspo.cliprange = o.ppo.cliprange;
     if (clip_high->count() > 0) o.gspo.cliprange_high = o.ppo.cliprange_high;
     switch (o.loss) {

@@ -76,6 +76,7 @@
 #include <attune/objective/sft.hpp>
 #include <attune/objective/token_objectives.hpp>
 #include <attune/objective/token_rewards.hpp>
+#include <attune/objective/token_run.hpp>
 #include <attune/objective/unpaired/apo_zero_unpaired.hpp>
 #include <attune/objective/unpaired/bco.hpp>
 #include <attune/objective/unpaired/kto.hpp>

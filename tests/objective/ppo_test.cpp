@@ -151,7 +151,7 @@ TEST_CASE("ppo: the loss is the surrogate's upper bound: never below the unclipp
   random_stream stream(5);
   for (int i = 0; i < 500; ++i) {
     double const d = stream.normal(), A = stream.normal();
-    CHECK(ppo_objective(d, 0.0, A).value >= -A * std::exp(d));
+    CHECK(ppo_objective(d, 0.0, A).value >= -A * exponential(d));
     CHECK(ppo_objective(d, 0.0, A, {.dual_clip = 1.5}).value <= ppo_objective(d, 0.0, A).value);
   }
 }

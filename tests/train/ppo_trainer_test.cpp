@@ -356,6 +356,24 @@ TEST_CASE("ppo trainer: dynamic sampling without anything to learn from makes no
   CHECK(last.at("kl_coef") == 0.1);
   CHECK(last.count("grad_norm") == 0);
   for (auto const& [name, value] : last) CHECK_MESSAGE(std::isfinite(value), name);
+
+  // After an update that did learn, what is reported is not that update's once more.
+  double drawn = 0.0;
+  per_response first_alone([&](auto, auto) { return drawn < 8.0 ? drawn += 1.0 : 0.5; });
+  std::vector<named_values> seen;
+  ppo_trainer later{policy, reference, first_alone, no_critic{}, optimizer,
+                    {.loop = {.max_steps = 2, .batch_size = 4, .logging_steps = 1},
+                     .rollout = {.num_generations = 2, .max_new_tokens = 2},
+                     .advantages = advantage_estimator::dr_grpo,
+                     .max_resamples = 2}};
+  later.fit(one_prompt_per_token(4), [&](report const& r) {
+    if (r.kind == report_kind::log) seen.push_back(metrics_of(r));
+  });
+  REQUIRE(seen.size() == 2);
+  for (char const* const name : {"objective/kl", "objective/entropy", "objective/rlhf_reward", "loss/policy_avg"}) {
+    CHECK(seen[0].count(name) == 1);
+    CHECK(seen[1].count(name) == 0);
+  }
 }
 
 TEST_CASE("ppo trainer: where no group is equal, dynamic sampling changes no bit") {

@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <limits>
 
 #include <attune/core/host_device.hpp>
 
@@ -11,11 +12,14 @@
 /// multiplication and addition the same bits, which a system's own exp and log1p promise nowhere. Not for -ffast-math.
 namespace attune {
 
-/// e^x for x <= 0, within two units in the last place; 0 below -708, where a double's precision begins to fade. NaN for NaN.
-[[nodiscard]] ATTUNE_HOST_DEVICE inline double exp_nonpositive(double x) noexcept {
+/// e^x within two units in the last place; 0 below -708, where a double's precision begins to fade, infinite above 709.78,
+/// where its range ends. NaN for NaN.
+[[nodiscard]] ATTUNE_HOST_DEVICE inline double exp_plain(double x) noexcept {
   // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5 2^52 rounds to a whole number and leaves it in the last bits.
   constexpr double shift = 0x1.8p52;
-  double const bounded = x < -708.0 ? -708.0 : x;
+  constexpr double lowest = -708.0, highest = 709.782712893384;
+  double const floored = x < lowest ? lowest : x;
+  double const bounded = floored > highest ? highest : floored;
   double const shifted = bounded * 0x1.71547652b82fep0 + shift;
   double const n = shifted - shift;
   double const r = (bounded - n * 0x1.62e42fefa38p-1) - n * 0x1.ef35793c7673p-45;
@@ -36,7 +40,8 @@ namespace attune {
   p = p * r + 1.0;
   double const scaled =
       std::bit_cast<double>(std::bit_cast<std::uint64_t>(p) + (std::bit_cast<std::uint64_t>(shifted) << 52));
-  return x < -708.0 ? 0.0 : x != x ? x : scaled;
+  double const inside = x > highest ? std::numeric_limits<double>::infinity() : scaled;
+  return x < lowest ? 0.0 : x != x ? x : inside;
 }
 
 /// log(1 + e) for e in [0, 1], within two units in the last place. NaN for NaN.

@@ -51,6 +51,16 @@ inline void validate(sequences_view const& s, std::size_t vocabulary) {
     throw contract_violation("sequence " + std::to_string(b) + ", token " + std::to_string(t) + ": " + what + ", got " +
                              std::to_string(value));
   };
+  // The usual batch is in order: a first pass over the tokens does without branches.
+  int broken = 0;
+  for (token_id const id : s.tokens)
+    broken |= static_cast<int>(static_cast<std::uint64_t>(static_cast<std::int64_t>(id)) >= vocabulary);
+  for (std::uint8_t const m : s.mask) broken |= static_cast<int>(m > 1);
+  for (std::size_t b = 0; b < s.size() && broken == 0; ++b)
+    broken |= static_cast<int>(s.offsets[b + 1] < s.offsets[b] || s.offsets[b + 1] > s.tokens.size() ||
+                               (s.offsets[b + 1] > s.offsets[b] && s.mask[s.offsets[b]] != 0));
+  if (broken == 0) [[likely]]
+    return;
   for (std::size_t b = 0; b < s.size(); ++b) {
     if (s.offsets[b + 1] < s.offsets[b] || s.offsets[b + 1] > s.tokens.size())
       refuse(b, 0, "expected offsets in order", static_cast<long long>(s.offsets[b + 1]));

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <limits>
 
+#include <attune/core/branchless.hpp>
 #include <attune/core/host_device.hpp>
 
 /// Functions of one number that the textbook formula would overflow or cancel in. Total: finite for every finite input
@@ -22,6 +23,17 @@ template <class T>
     return x.real();
   else
     return x;
+}
+
+/// e^x. In double the one that loops over vectors have (core/branchless.hpp), so that a number has the same e^x everywhere.
+template <class T>
+[[nodiscard]] ATTUNE_HOST_DEVICE T exponential(T x) noexcept {
+  if constexpr (std::same_as<T, double>) {
+    return exp_plain(x);
+  } else {
+    using std::exp;
+    return exp(x);
+  }
 }
 
 /// log(1 + x), accurate for small x; also for complex numbers, which std::log1p leaves out.

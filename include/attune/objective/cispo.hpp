@@ -41,8 +41,7 @@ inline void validate(cispo_options const& o) {
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE policy_gradient_value_and_slope<T> cispo_objective(T logp, T old_logp, T advantage,
                                                                                     cispo_options o = {}) noexcept {
-  using std::exp;
-  T const ratio = saturate_cast<T>(exp(saturate_cast<T>(logp - old_logp)));
+  T const ratio = saturate_cast<T>(exponential(saturate_cast<T>(logp - old_logp)));
   bool const bounded = real_part(ratio) > real_part(T(o.epsilon_high));
   T const weight = bounded ? T(o.epsilon_high) : T(real_part(ratio));
   T const slope = saturate_cast<T>(-advantage * weight);

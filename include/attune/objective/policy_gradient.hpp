@@ -13,6 +13,7 @@
 #include <attune/objective/expects_finite_tokens.hpp>
 #include <attune/objective/kl.hpp>
 #include <attune/objective/loss_aggregation.hpp>
+#include <attune/objective/token_run.hpp>
 
 /// What the losses of the policy gradient family have in common. They differ in one function of a token, the surrogate,
 /// which says what its log-probability is worth to the loss given the ratio r = pi / pi_old and an advantage A:
@@ -112,33 +113,92 @@ struct policy_gradient_statistics {
   }
 };
 
-/// This batch's share of the step's loss, the sum over masked-in tokens of weight (surrogate + kl_loss_coef KL); the
-/// shares of a step's micro-batches add up to it. Overwrites all slopes with its derivatives with respect to logps, 0
-/// where the mask is 0; old policy, reference and advantages get none. Adds to *statistics if it is not null.
-///
-/// Expects a valid batch of a sequence or more, sizes equal to batch.total_tokens(), finite numbers where the mask is 1
-/// (where it is 0 they are not read), totals as loss_aggregation.hpp has them. Slopes may be the memory of the logps.
-/// With ref_logps and kl_loss_coef 0 only the statistics see the reference. Arithmetic in double, left to right; a
-/// number beyond T's range is T's largest. Allocates nothing; writes nothing if it throws.
-template <class T, PolicyGradientSurrogate S>
-T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::span<T> slopes,
-                       aggregation_totals totals, loss_aggregation aggregation, S const& surrogate,
-                       policy_gradient_statistics* statistics = nullptr, kl_loss_options kl_loss = {}) {
-  validate(surrogate);
-  validate(kl_loss);
-  validate(batch, (std::numeric_limits<std::size_t>::max)());
-  expects(batch.size() > 0, "policy_gradient_loss: at least one sequence");
-  expects_finite_tokens(of.logps, batch, "policy_gradient_loss: logps");
-  expects_finite_tokens(of.old_logps, batch, "policy_gradient_loss: old_logps");
-  expects_finite_tokens(of.advantages, batch, "policy_gradient_loss: advantages");
-  bool const with_reference = !of.ref_logps.empty();
-  expects(with_reference || kl_loss.kl_loss_coef == 0.0 || batch.total_tokens() == 0,
-          "policy_gradient_loss: ref_logps, which kl_loss_coef > 0 needs");
-  if (with_reference) expects_finite_tokens(of.ref_logps, batch, "policy_gradient_loss: ref_logps");
-  expects(slopes.size() == batch.total_tokens(), "policy_gradient_loss: slopes.size() == batch.total_tokens()",
-          slopes.size());
-  validate(aggregation, totals, batch);
+/// The objective of the first `count` tokens of a run. A surrogate may have a faster one beside its
+/// policy_gradient_objective: see ppo.hpp.
+template <PolicyGradientSurrogate S>
+void policy_gradient_objectives(token_run& run, std::size_t count, S const& surrogate) noexcept {
+  for (std::size_t k = 0; k < count; ++k) {
+    auto const one = policy_gradient_objective(run.logp[k], run.old_logp[k], run.advantage[k], surrogate);
+    run.value[k] = one.value;
+    run.slope[k] = one.slope;
+    run.ratio[k] = one.ratio;
+    run.clipped[k] = one.clipped ? 1.0 : 0.0;
+    run.dual_clipped[k] = one.dual_clipped ? 1.0 : 0.0;
+  }
+}
 
+/// policy_gradient_loss of surrogates that see each token's ratio, once everything is checked: run by run of masked-in
+/// tokens.
+template <class T, PolicyGradientSurrogate S>
+double policy_gradient_by_token(policy_gradient_tokens<T> const& of, sequences_view batch, std::span<T> slopes,
+                                aggregation_totals const& totals, loss_aggregation aggregation, S const& surrogate,
+                                kl_loss_options const& kl_loss, policy_gradient_statistics& sums) {
+  bool const with_reference = !of.ref_logps.empty();
+  double loss = 0.0;
+  token_run run;
+  auto const widen = [](std::span<T const> from, std::size_t first, std::size_t count, double* to) {
+    for (std::size_t k = 0; k < count; ++k) to[k] = static_cast<double>(from[first + k]);
+  };
+  auto const add = [&](metric_sum& sum, double const* x, std::size_t count) {
+    sum.add({sum_of_run(x, count), static_cast<double>(count)});
+  };
+  auto const evaluate = [&](std::size_t first, std::size_t count, double weight) {
+    widen(of.logps, first, count, run.logp);
+    widen(of.old_logps, first, count, run.old_logp);
+    widen(of.advantages, first, count, run.advantage);
+    policy_gradient_objectives(run, count, surrogate);
+    add(sums.clipfrac, run.clipped, count);
+    add(sums.clipfrac_lower, run.dual_clipped, count);
+    add(sums.ratio, run.ratio, count);
+    for (std::size_t k = 0; k < count; ++k) {
+      double const d = run.logp[k] - run.old_logp[k];
+      run.approxkl[k] = saturate_cast<double>(d * d * 0.5);
+      run.ratio_squared[k] = saturate_cast<double>(run.ratio[k] * run.ratio[k]);
+    }
+    add(sums.approxkl, run.approxkl, count);
+    add(sums.ratio_squared, run.ratio_squared, count);
+    if (with_reference) {
+      for (std::size_t k = 0; k < count; ++k)
+        run.log_ratio[k] = saturate_cast<double>(run.logp[k] - static_cast<double>(of.ref_logps[first + k]));
+      kl_estimates(run, count, kl_loss.kl_loss_estimator);
+      add(sums.kl, run.kl, count);
+      if (kl_loss.bias_correction)
+        for (std::size_t k = 0; k < count; ++k) {
+          run.kl[k] = saturate_cast<double>(run.ratio[k] * run.kl[k]);
+          run.kl_slope[k] = saturate_cast<double>(saturate_cast<double>(run.ratio[k] * run.kl_slope[k]) + run.kl[k]);
+        }
+      double const coef = kl_loss.kl_loss_coef;
+      for (std::size_t k = 0; k < count; ++k) {
+        run.value[k] = saturate_cast<double>(run.value[k] + coef * run.kl[k]);
+        run.slope[k] = saturate_cast<double>(run.slope[k] + coef * run.kl_slope[k]);
+      }
+    }
+    for (std::size_t k = 0; k < count; ++k) run.value[k] *= weight;
+    loss = saturate_cast<double>(loss + saturate_cast<double>(sum_of_run(run.value, count)));
+    for (std::size_t k = 0; k < count; ++k) slopes[first + k] = saturate_cast<T>(weight * run.slope[k]);
+  };
+  for (std::size_t b = 0; b < batch.size(); ++b) {
+    double const weight = token_weight(aggregation, totals, completion_tokens(batch.sequence_mask(b)));
+    std::size_t const end = batch.offsets[b + 1];
+    for (std::size_t t = batch.offsets[b]; t < end;) {
+      if (batch.mask[t] == 0) {
+        slopes[t++] = T(0);
+        continue;
+      }
+      std::size_t const first = t;
+      while (t < end && t - first < token_run::size && batch.mask[t] != 0) ++t;
+      evaluate(first, t - first, weight);
+    }
+  }
+  return loss;
+}
+
+/// policy_gradient_loss of surrogates that see a sequence's ratio, once everything is checked.
+template <class T, PolicyGradientSurrogate S>
+double policy_gradient_by_sequence(policy_gradient_tokens<T> const& of, sequences_view batch, std::span<T> slopes,
+                                   aggregation_totals const& totals, loss_aggregation aggregation, S const& surrogate,
+                                   kl_loss_options const& kl_loss, policy_gradient_statistics& sums) {
+  bool const with_reference = !of.ref_logps.empty();
   auto const log_ratio = [](T policy, T other) {
     return saturate_cast<double>(static_cast<double>(policy) - static_cast<double>(other));
   };
@@ -154,7 +214,6 @@ T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::
     return kl_estimate(log_ratio(of.logps[t], of.ref_logps[t]), kl_loss.kl_loss_estimator);
   };
   double const kl_coef = kl_loss.kl_loss_coef;
-  policy_gradient_statistics sums;
   double loss = 0.0;
   for (std::size_t b = 0; b < batch.size(); ++b) {
     std::size_t const length = completion_tokens(batch.sequence_mask(b));
@@ -206,6 +265,40 @@ T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::
       slopes[t] = saturate_cast<T>(weight * slope);
     }
   }
+  return loss;
+}
+
+/// This batch's share of the step's loss, the sum over masked-in tokens of weight (surrogate + kl_loss_coef KL); the
+/// shares of a step's micro-batches add up to it. Overwrites all slopes with its derivatives with respect to logps, 0
+/// where the mask is 0; old policy, reference and advantages get none. Adds to *statistics if it is not null.
+///
+/// Expects a valid batch of a sequence or more, sizes equal to batch.total_tokens(), finite numbers where the mask is 1
+/// (where it is 0 they are not used), totals as loss_aggregation.hpp has them. Slopes may be the memory of the logps.
+/// With ref_logps and kl_loss_coef 0 only the statistics see the reference. Arithmetic in double, sums in a fixed
+/// tree; a number beyond T's range is T's largest. Allocates nothing; writes nothing if it throws.
+template <class T, PolicyGradientSurrogate S>
+T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::span<T> slopes,
+                       aggregation_totals totals, loss_aggregation aggregation, S const& surrogate,
+                       policy_gradient_statistics* statistics = nullptr, kl_loss_options kl_loss = {}) {
+  validate(surrogate);
+  validate(kl_loss);
+  validate(batch, (std::numeric_limits<std::size_t>::max)());
+  expects(batch.size() > 0, "policy_gradient_loss: at least one sequence");
+  expects_finite_tokens(of.logps, batch, "policy_gradient_loss: logps");
+  expects_finite_tokens(of.old_logps, batch, "policy_gradient_loss: old_logps");
+  expects_finite_tokens(of.advantages, batch, "policy_gradient_loss: advantages");
+  bool const with_reference = !of.ref_logps.empty();
+  expects(with_reference || kl_loss.kl_loss_coef == 0.0 || batch.total_tokens() == 0,
+          "policy_gradient_loss: ref_logps, which kl_loss_coef > 0 needs");
+  if (with_reference) expects_finite_tokens(of.ref_logps, batch, "policy_gradient_loss: ref_logps");
+  expects(slopes.size() == batch.total_tokens(), "policy_gradient_loss: slopes.size() == batch.total_tokens()",
+          slopes.size());
+  validate(aggregation, totals, batch);
+
+  policy_gradient_statistics sums;
+  double const loss = ratio_level_of(surrogate) == ratio_level::token
+                          ? policy_gradient_by_token(of, batch, slopes, totals, aggregation, surrogate, kl_loss, sums)
+                          : policy_gradient_by_sequence(of, batch, slopes, totals, aggregation, surrogate, kl_loss, sums);
   if (statistics != nullptr) statistics->add(sums);
   return saturate_cast<T>(loss);
 }

@@ -2,15 +2,18 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <span>
 
+#include <attune/core/branchless.hpp>
 #include <attune/core/contract.hpp>
 #include <attune/core/host_device.hpp>
 #include <attune/core/sequences.hpp>
 #include <attune/core/stable_math.hpp>
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/policy_gradient.hpp>
+#include <attune/objective/token_run.hpp>
 
 /// Proximal policy optimisation: the clipped surrogate (Schulman et al. 2017, eq. 7) as a loss over tokens. Other
 /// members of the policy gradient family (RLOO, GRPO, DAPO, BNPO, REINFORCE++) are this loss with other advantages
@@ -51,8 +54,7 @@ inline void validate(ppo_options const& o) {
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE policy_gradient_value_and_slope<T> ppo_objective(T logp, T old_logp, T advantage,
                                                                                   ppo_options o = {}) noexcept {
-  using std::exp;
-  T const ratio = saturate_cast<T>(exp(saturate_cast<T>(logp - old_logp)));
+  T const ratio = saturate_cast<T>(exponential(saturate_cast<T>(logp - old_logp)));
   T const low = T(1.0 - o.cliprange);
   T const high = T(1.0 + (o.cliprange_high > 0.0 ? o.cliprange_high : o.cliprange));
   bool const gain = real_part(advantage) > 0;
@@ -70,6 +72,33 @@ template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE policy_gradient_value_and_slope<T> policy_gradient_objective(
     T logp, T old_logp, T advantage, ppo_options const& o) noexcept {
   return ppo_objective(logp, old_logp, advantage, o);
+}
+
+/// The same for many, on vectors.
+[[gnu::noinline]] inline void policy_gradient_objectives(token_run& run, std::size_t count,
+                                                         ppo_options const& o) noexcept {
+  constexpr double largest = largest_finite<double>;
+  double const low = 1.0 - o.cliprange;
+  double const high = 1.0 + (o.cliprange_high > 0.0 ? o.cliprange_high : o.cliprange);
+  double const lower = o.dual_clip > 0.0 ? o.dual_clip : largest;
+  for (std::size_t k = 0; k < count; ++k) {
+    double const A = run.advantage[k];
+    double const unbounded = exp_plain(run.logp[k] - run.old_logp[k]);
+    double const r = unbounded > largest ? largest : unbounded;
+    double const top = A > 0 ? high : lower;  // one bound or the other is in force, by the advantage's sign
+    double const bottom = A > 0 ? 0.0 : low;
+    double const raised = r < bottom ? bottom : r;
+    double const bounded = raised > top ? top : raised;
+    run.ratio[k] = r;
+    run.value[k] = saturate_cast<double>(-A * bounded);
+    run.slope[k] = bounded == r ? run.value[k] : 0.0;
+    run.clipped[k] = bounded == r ? 0.0 : 1.0;
+  }
+  for (std::size_t k = 0; k < count; ++k) {
+    double const A = run.advantage[k];
+    run.dual_clipped[k] = A < 0 && run.ratio[k] > lower ? 1.0 : 0.0;
+    run.clipped[k] = A == 0 ? 0.0 : run.clipped[k] - run.dual_clipped[k];
+  }
 }
 
 /// policy_gradient_loss with this surrogate: see there.

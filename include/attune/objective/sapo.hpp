@@ -43,8 +43,7 @@ inline void validate(sapo_options const& o) {
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE policy_gradient_value_and_slope<T> sapo_objective(T logp, T old_logp, T advantage,
                                                                                    sapo_options o = {}) noexcept {
-  using std::exp;
-  T const ratio = saturate_cast<T>(exp(saturate_cast<T>(logp - old_logp)));
+  T const ratio = saturate_cast<T>(exponential(saturate_cast<T>(logp - old_logp)));
   T const tau = T(real_part(advantage) > 0 ? o.sapo_temperature_pos : o.sapo_temperature_neg);
   T const x = saturate_cast<T>(tau * (ratio - T(1)));
   T const e = exp(real_part(x) > 0 ? -x : x);  // in [0, 1]: sigmoid's derivative is even, and 0 far out, not 0 / 0

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include <attune/concepts/policy.hpp>
 #include <attune/core/contract.hpp>
@@ -77,36 +78,32 @@ struct sft_on_tokens {
 /// Another objective less coef times the entropy of the policy, in nats, aggregated over tokens (Mnih et al. 2016):
 /// what keeps a policy from becoming certain too early. The objective may read terms of its own.
 template <class Objective>
-struct with_entropy_bonus {
-  Objective objective;
-  double coef;  ///< weight of the bonus; > 0 and finite
-  aggregation_totals totals = {};  ///< of the whole optimiser step; both counts 0 means that this batch is all of it
-  loss_aggregation aggregation = loss_aggregation::token_mean;
+class with_entropy_bonus {
+ public:
+  /// coef: weight of the bonus; > 0 and finite. totals: of the whole optimiser step; both counts 0 means that this
+  /// batch is all of it.
+  with_entropy_bonus(Objective objective, double coef, aggregation_totals totals = {},
+                     loss_aggregation aggregation = loss_aggregation::token_mean)
+      : objective_(std::move(objective)), coef_(coef), totals_(totals), aggregation_(aggregation) {
+    expects(coef > 0.0 && coef <= (std::numeric_limits<double>::max)(), "with_entropy_bonus: coef > 0 and finite",
+            coef);
+  }
 
   token_terms terms() const { return token_terms{.entropies = true} | own_terms(); }
 
   template <class T>
   T operator()(sequences_view batch, term_values<T const> const& of, term_slopes<T> const& slopes) {
-    expects(coef > 0.0 && coef <= (std::numeric_limits<double>::max)(), "with_entropy_bonus.coef > 0 and finite", coef);
-    aggregation_totals step = totals;
-    if (totals.tokens == 0 && totals.sequences == 0) {
+    aggregation_totals step = totals_;
+    if (totals_.tokens == 0 && totals_.sequences == 0) {
       step = aggregation_totals_of(batch);
-      step.constant_length = totals.constant_length;
+      step.constant_length = totals_.constant_length;
     }
     validate(batch, (std::numeric_limits<std::size_t>::max)());
-    validate(aggregation, step, batch);
+    validate(aggregation_, step, batch);
     expects_finite_tokens(of.entropies, batch, "with_entropy_bonus: entropies");
-    double loss;
-    if constexpr (TermedTokenObjective<Objective, T>) {
-      term_values<T const> its = of;
-      term_slopes<T> its_slopes = slopes;
-      if (!own_terms().entropies) its.entropies = {}, its_slopes.entropies = {};
-      loss = static_cast<double>(objective(batch, its, its_slopes));
-    } else {
-      loss = static_cast<double>(objective(batch, of.logps, slopes.logps));
-    }
+    double loss = own_loss(batch, of, slopes);
     for (std::size_t b = 0; b < batch.size(); ++b) {
-      double const weight = coef * token_weight(aggregation, step, completion_tokens(batch.sequence_mask(b)));
+      double const weight = coef_ * token_weight(aggregation_, step, completion_tokens(batch.sequence_mask(b)));
       for (std::size_t t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t) {
         if (batch.mask[t] == 0) continue;
         loss -= weight * static_cast<double>(of.entropies[t]);
@@ -118,18 +115,26 @@ struct with_entropy_bonus {
 
  private:
   token_terms own_terms() const {
-    if constexpr (requires { objective.terms(); })
-      return objective.terms();
+    if constexpr (requires { objective_.terms(); })
+      return objective_.terms();
     else
       return {};
   }
-};
 
-template <class Objective>
-with_entropy_bonus(Objective, double) -> with_entropy_bonus<Objective>;
-template <class Objective>
-with_entropy_bonus(Objective, double, aggregation_totals) -> with_entropy_bonus<Objective>;
-template <class Objective>
-with_entropy_bonus(Objective, double, aggregation_totals, loss_aggregation) -> with_entropy_bonus<Objective>;
+  template <class T>
+  double own_loss(sequences_view batch, term_values<T const> its, term_slopes<T> its_slopes) {
+    if constexpr (TermedTokenObjective<Objective, T>) {
+      if (!own_terms().entropies) its.entropies = {}, its_slopes.entropies = {};
+      return static_cast<double>(objective_(batch, its, its_slopes));
+    } else {
+      return static_cast<double>(objective_(batch, its.logps, its_slopes.logps));
+    }
+  }
+
+  Objective objective_;
+  double coef_;
+  aggregation_totals totals_;
+  loss_aggregation aggregation_;
+};
 
 }  // namespace attune

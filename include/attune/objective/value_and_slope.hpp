@@ -41,7 +41,7 @@ template <class T>
   bool const positive = real_part(z) > 0;
   T const distance = positive ? -z : z;
   if constexpr (std::same_as<T, double>) {
-    double const e = exp_nonpositive(distance);  // in [0, 1]
+    double const e = exp_plain(distance);  // in [0, 1]
     return {log1p_unit(e) + (positive ? 0.0 : -z), (positive ? -e : -1.0) / (1.0 + e)};
   } else {
     using std::exp;
@@ -56,7 +56,7 @@ template <class T>
 /// the loop around a whole objective stays scalar. No aliasing.
 [[gnu::noinline]] inline void negative_log_sigmoids(double const* z, std::size_t count, double* value,
                                                     double* slope) noexcept {
-  for (std::size_t k = 0; k < count; ++k) slope[k] = exp_nonpositive(z[k] > 0 ? -z[k] : z[k]);
+  for (std::size_t k = 0; k < count; ++k) slope[k] = exp_plain(z[k] > 0 ? -z[k] : z[k]);
   for (std::size_t k = 0; k < count; ++k) value[k] = log1p_unit(slope[k]) + (z[k] > 0 ? 0.0 : -z[k]);
   for (std::size_t k = 0; k < count; ++k) slope[k] = (z[k] > 0 ? -slope[k] : -1.0) / (1.0 + slope[k]);
 }
