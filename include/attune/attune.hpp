@@ -88,6 +88,7 @@
 #include <attune/train/batches.hpp>
 #include <attune/train/checkpoint.hpp>
 #include <attune/train/critic.hpp>
+#include <attune/train/dpo_stage.hpp>
 #include <attune/train/dpo_trainer.hpp>
 #include <attune/train/dynamic_sampling.hpp>
 #include <attune/train/kl_controller.hpp>
@@ -96,6 +97,7 @@
 #include <attune/train/loop.hpp>
 #include <attune/train/loop_options.hpp>
 #include <attune/train/mismatched_pairs.hpp>
+#include <attune/train/online_dpo_trainer.hpp>
 #include <attune/train/ppo_advantages.hpp>
 #include <attune/train/ppo_figures.hpp>
 #include <attune/train/ppo_options.hpp>
@@ -107,6 +109,7 @@
 #include <attune/train/reward_functions.hpp>
 #include <attune/train/reward_trainer.hpp>
 #include <attune/train/rollout.hpp>
+#include <attune/train/rollout_options.hpp>
 #include <attune/train/run_checkpoints.hpp>
 #include <attune/train/schedule.hpp>
 #include <attune/train/sft_trainer.hpp>

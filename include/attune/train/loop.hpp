@@ -103,7 +103,9 @@ class training_loop {
     optimizer_report done{};
     std::size_t suspect = no_example;
     try {
-      fill(step_, train, examples);
+      if constexpr (DrawingStage<Stage, Train>) stage_.draw(train, examples, number, step_);
+      else fill(step_, train, examples);
+      if (step_.examples() == 0) return pass(sink);
       stage_.begin_step(step_, number == 0);
       for (std::size_t i = 0; i < step_.size(); ++i) {
         batch_outcome const outcome = in_place(number, step_[i], [&] { return stage_.accumulate(step_[i]); });
@@ -138,6 +140,7 @@ class training_loop {
       ++state_.skipped;
     }
     ++state_.step;
+    if constexpr (StageWithStepEnd<Stage>) stage_.end_step(static_cast<std::size_t>(state_.step));
     if (due(options_.logging_steps) || state_.step == total_steps_) {
       log(sink);
     } else {
@@ -146,6 +149,19 @@ class training_loop {
       else metrics_.push_back({"skipped_steps", static_cast<double>(state_.skipped)});
       tell(sink, report_kind::progress, metrics_);
     }
+  }
+
+  // A step for which a DrawingStage had nothing: time passes, and nothing else.
+  void pass(function_ref<void(report const&)> sink) {
+    collected_.assign(window_.size(), {});
+    stage_.collect(collected_);
+    for (std::size_t i = 0; i < window_.size(); ++i) window_[i].add(collected_[i]);
+    ++state_.skipped;
+    ++state_.step;
+    if (due(options_.logging_steps) || state_.step == total_steps_) return log(sink);
+    metrics_.clear();
+    metrics_.push_back({"skipped_steps", static_cast<double>(state_.skipped)});
+    tell(sink, report_kind::progress, metrics_);
   }
 
   void log(function_ref<void(report const&)> sink) {
@@ -251,7 +267,13 @@ class training_loop {
     stage_.describe(options);
     describe(options_, total_steps_, options);
     if constexpr (requires { optimizer_.describe(options); }) optimizer_.describe(options);
-    return {shape_fingerprint(model_), fingerprint(rows_as<typename Stage::example, Train>{train}), options.value()};
+    return {shape_fingerprint(model_), data_fingerprint(train), options.value()};
+  }
+
+  template <class Train>
+  static std::uint64_t data_fingerprint(Train const& train) {
+    if constexpr (DrawingStage<Stage, Train>) return fingerprint(train);
+    else return fingerprint(rows_as<typename Stage::example, Train>{train});
   }
 
   void visit_state(state_visitor visit) {

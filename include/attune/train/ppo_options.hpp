@@ -19,6 +19,7 @@
 #include <attune/objective/value_loss.hpp>
 #include <attune/train/kl_controller.hpp>
 #include <attune/train/loop_options.hpp>
+#include <attune/train/rollout_options.hpp>
 
 namespace attune {
 
@@ -31,32 +32,11 @@ enum class advantage_estimator {
   reinforce_plus_plus,
 };
 
-/// What happens to the score of a response that did not end with a stop token.
-enum class missing_eos {
-  keep,      ///< nothing
-  subtract,  ///< missing_eos_penalty is taken off it (TRL)
-  replace,   ///< it becomes -missing_eos_penalty (Stiennon et al. 2020; Huang et al. 2024)
-};
-
 /// Which token bears the score.
 enum class score_position {
   end_token,  ///< the response's last; the value after it is 0
   after_end,  ///< the position after it, as in TRL and Huang et al. 2024: lambda discounts the score and the critic's
               ///< value there replaces a part of it. For parity; a response of max_new_tokens bears it on its last token
-};
-
-/// How responses are drawn. The temperature is the policy's own (TemperedPolicy): it divides the logits in every
-/// log-probability, or the ratio would not be 1 at the first step.
-struct rollout_options {
-  std::size_t num_generations = 1;          ///< responses per prompt; >= 1
-  std::size_t max_new_tokens = 53;          ///< length limit of a response; >= 1
-  std::vector<token_id> stop_tokens = {};   ///< each ends a response and is kept as its last token
-  std::size_t top_k = 0;                    ///< 0 keeps all tokens. With a filter, samples come from another distribution
-  double top_p = 1.0;                       ///< than the one trained; rollout/log_ratio reports by how much
-  missing_eos without_eos = missing_eos::keep;
-  double missing_eos_penalty = 1.0;         ///< unit of the scores; > 0
-  std::size_t overlong_buffer = 0;  ///< tokens before max_new_tokens in which the score loses up to overlong_factor
-  double overlong_factor = 1.0;  ///< (DAPO, eq. 13: overlong_penalty); 0: none. The factor's unit is the scores'
 };
 
 struct ppo_trainer_options {
@@ -101,23 +81,10 @@ inline void validate(ppo_trainer_options const& o) {
   validate(o.gae);
   expects(o.loop.eval_steps == 0 && !o.loop.eval_on_start,
           "loop_options.eval_steps == 0 and eval_on_start == false: PPO has no evaluation data");
+  validate(o.rollout);
   rollout_options const& r = o.rollout;
-  expects(r.num_generations >= 1, "rollout_options.num_generations >= 1", r.num_generations);
-  expects(r.max_new_tokens >= 1, "rollout_options.max_new_tokens >= 1", r.max_new_tokens);
-  expects(r.top_p > 0.0 && r.top_p <= 1.0, "rollout_options.top_p in (0, 1]", r.top_p);
-  for (token_id const id : r.stop_tokens) expects(id >= 0, "rollout_options.stop_tokens >= 0", id);
-  expects(r.missing_eos_penalty > 0.0 && std::isfinite(r.missing_eos_penalty),
-          "rollout_options.missing_eos_penalty > 0 and finite", r.missing_eos_penalty);
-  expects(r.without_eos == missing_eos::keep || !r.stop_tokens.empty(),
-          "rollout_options.stop_tokens, since without_eos is set: nothing could end a response");
   expects(!o.mask_truncated_completions || !r.stop_tokens.empty(),
           "rollout_options.stop_tokens, since mask_truncated_completions is set: nothing could end a response");
-  expects(r.overlong_buffer <= r.max_new_tokens, "rollout_options.overlong_buffer at most max_new_tokens",
-          r.overlong_buffer);
-  expects(r.overlong_factor > 0.0 && std::isfinite(r.overlong_factor), "rollout_options.overlong_factor > 0 and finite",
-          r.overlong_factor);
-  expects(r.overlong_buffer > 0 || r.overlong_factor == 1.0,
-          "rollout_options.overlong_factor 1, since overlong_buffer is 0 and nothing is taken off", r.overlong_factor);
   expects(o.vf_coef > 0.0 && std::isfinite(o.vf_coef), "ppo_trainer_options.vf_coef > 0 and finite", o.vf_coef);
   expects(o.entropy_coef >= 0.0 && std::isfinite(o.entropy_coef), "ppo_trainer_options.entropy_coef >= 0 and finite",
           o.entropy_coef);
@@ -157,15 +124,7 @@ inline void describe(policy_gradient_surrogate const& surrogate, checksum64& sum
 /// Folds what shapes the run's result into a checksum.
 inline void describe(ppo_trainer_options const& o, checksum64& sum) noexcept {
   auto const whole = [&](auto value) { sum.update_number(static_cast<std::uint64_t>(value)); };
-  whole(o.rollout.num_generations);
-  whole(o.rollout.max_new_tokens);
-  whole(o.rollout.stop_tokens.size());
-  for (token_id const id : o.rollout.stop_tokens) sum.update_number(id);
-  whole(o.rollout.top_k);
-  sum.update_number(o.rollout.top_p).update_number(o.rollout.missing_eos_penalty);
-  whole(o.rollout.without_eos);
-  whole(o.rollout.overlong_buffer);
-  sum.update_number(o.rollout.overlong_factor);
+  describe(o.rollout, sum);
   sum.update_number(o.kl.kl_coef).update_number(o.kl.target).update_number(o.kl.horizon);
   whole(o.kl.placement);
   whole(o.kl.estimator);

@@ -18,7 +18,7 @@
 #include <attune/core/statistics.hpp>
 #include <attune/objective/overlong_penalty.hpp>
 #include <attune/train/loop_options.hpp>
-#include <attune/train/ppo_options.hpp>
+#include <attune/train/rollout_options.hpp>
 #include <attune/train/response_batch.hpp>
 
 namespace attune {

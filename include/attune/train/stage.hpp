@@ -71,4 +71,21 @@ concept StatefulStage = TrainingStage<S> && requires(S& s, state_visitor visit) 
   { s.visit_state(visit) } -> std::same_as<void>;
 };
 
+/// A stage that has something to do after an optimiser step:
+///   s.end_step(steps)           `steps` of the run are done, skipped ones included
+/// Modelled by: dpo_stage with a reference that follows.
+template <class S>
+concept StageWithStepEnd = TrainingStage<S> && requires(S& s, std::size_t steps) {
+  { s.end_step(steps) } -> std::same_as<void>;
+};
+
+/// A stage that makes its examples itself from rows of the dataset:
+///   s.draw(data, rows, step, out)   replaces what is in `out` by the examples of step number `step`, made of those rows
+/// What it makes is a function of the parameters, the rows and the number. Modelled by: online_dpo_stage.
+template <class S, class Data>
+concept DrawingStage = TrainingStage<S> && requires(S& s, Data const& data, std::span<std::size_t const> rows,
+                                                    std::size_t step, step_batches& out) {
+  { s.draw(data, rows, step, out) } -> std::same_as<void>;
+};
+
 }  // namespace attune
