@@ -105,6 +105,15 @@ TEST_CASE("stable_math: log_one_plus of a complex number keeps small real and im
   CHECK(std::abs(w - expected) <= 1e-15);
 }
 
+TEST_CASE("stable_math: exp_minus_one of a complex number keeps small parts, and is e^z - 1 elsewhere") {
+  complex const z = exp_minus_one(complex(1e-18, 1e-20));
+  CHECK(z.real() == 1e-18);
+  CHECK(z.imag() == 1e-20);
+  CHECK(relative_error(exp_minus_one(complex(0.0, 1e-8)).real(), -5e-17) <= 4e-16);  // cos b - 1, 0 if computed so
+  complex const w = exp_minus_one(complex(0.5, -2.0)), expected = std::exp(complex(0.5, -2.0)) - 1.0;
+  CHECK(std::abs(w - expected) <= 1e-15);
+}
+
 TEST_CASE("saturate_cast: gives the largest finite number of the sign beyond a type's range, and else converts") {
   float const largest = std::numeric_limits<float>::max();
   CHECK(saturate_cast<float>(1e39) == largest);

@@ -19,6 +19,7 @@
 
 #include "support/allocations.hpp"
 #include "support/golden_file.hpp"
+#include "support/proofs.hpp"
 
 using namespace attune;
 using testing::relative_error;
@@ -75,6 +76,7 @@ TEST_CASE("bradley_terry: the losses of a pair and of the exchanged pair differ 
     CHECK(one.chosen == -one.rejected);
     CHECK(one.chosen + other.chosen == doctest::Approx(-1.0).epsilon(1e-14));
   }
+  proofs::law("bradley_terry", "the losses of a pair and of the exchanged pair differ by the difference of scores");
 }
 
 TEST_CASE("bradley_terry: without centering a common constant changes nothing, with it the scores are pulled to 0") {
@@ -85,18 +87,28 @@ TEST_CASE("bradley_terry: without centering a common constant changes nothing, w
   CHECK(pulled.value - plain.value == doctest::Approx(0.01 * 16.0));
   CHECK(pulled.chosen - plain.chosen == doctest::Approx(0.08));
   CHECK(pulled.rejected - plain.rejected == doctest::Approx(0.08));
+  proofs::law("bradley_terry", "without centering a common constant changes nothing, with it the scores are pulled to 0");
 }
 
 TEST_CASE("bradley_terry: a margin is a handicap of the chosen score") {
   CHECK(bradley_terry_objective(3.0, 1.0, 0.5).value == bradley_terry_objective(2.5, 1.0).value);
   CHECK(bradley_terry_objective(3.0, 1.0, 0.5).chosen == bradley_terry_objective(2.5, 1.0).chosen);
+  proofs::law("bradley_terry", "a margin is a handicap of the chosen score");
 }
 
 TEST_CASE("bradley_terry: every slope agrees with dual numbers and complex step to 1e-12") {
   using dual = testing::dual_number<double>;
   using complex = std::complex<double>;
+  std::size_t combinations = 0;
+  double worst = 0.0, central = 0.0;
+  auto const check = [&](double a, double b) {
+    double const error = relative_error(a, b);
+    CHECK(error <= 1e-12);
+    worst = (std::max)(worst, std::isnan(error) ? INFINITY : error);
+  };
   for (double const c : coefficients)
-    for (double const margin : {0.0, 0.5, 3.0, -1.0})
+    for (double const margin : {0.0, 0.5, 3.0, -1.0}) {
+      ++combinations;
       for (std::uint64_t seed = 0; seed < 25; ++seed) {
         bradley_terry_options const o{.center_rewards_coefficient = c};
         random_stream stream(seed);
@@ -106,29 +118,27 @@ TEST_CASE("bradley_terry: every slope agrees with dual numbers and complex step 
         auto const value = [&](auto x, auto y) { return bradley_terry_objective(x, y, decltype(x)(margin), o).value; };
         CAPTURE(c);
         CAPTURE(seed);
-        CHECK(relative_error(ours.chosen, value(dual(a, 1), dual(b)).derivative) <= 1e-12);
-        CHECK(relative_error(ours.rejected, value(dual(a), dual(b, 1)).derivative) <= 1e-12);
-        CHECK(relative_error(ours.chosen, value(complex(a, 1e-100), complex(b)).imag() * 1e100) <= 1e-12);
-        CHECK(relative_error(ours.rejected, value(complex(a), complex(b, 1e-100)).imag() * 1e100) <= 1e-12);
-        CHECK(relative_error(ours.value, -log_sigmoid(a - b - margin) + c * (a + b) * (a + b)) <= 1e-12);
+        check(ours.chosen, value(dual(a, 1), dual(b)).derivative);
+        check(ours.rejected, value(dual(a), dual(b, 1)).derivative);
+        check(ours.chosen, value(complex(a, 1e-100), complex(b)).imag() * 1e100);
+        check(ours.rejected, value(complex(a), complex(b, 1e-100)).imag() * 1e100);
+        check(ours.value, -log_sigmoid(a - b - margin) + c * (a + b) * (a + b));
+        batch pairs(3, seed);
+        pairs.margin.assign(3, margin);
+        pairs.loss(o);
+        auto const dchosen = pairs.dchosen, drejected = pairs.drejected;
+        auto const f = [&] { return pairs.loss(o); };
+        central = (std::max)({central, testing::check_gradient(f, pairs.chosen, dchosen, 1.0).worst_error,
+                              testing::check_gradient(f, pairs.rejected, drejected, 1.0).worst_error});
       }
-}
-
-TEST_CASE("bradley_terry: every element of the batch gradient agrees with a central difference of the loss") {
-  for (double const c : coefficients)
-    for (std::uint64_t seed = 0; seed < 20; ++seed) {
-      batch b(3, seed);
-      bradley_terry_options const o{.center_rewards_coefficient = c};
-      b.loss(o);
-      auto const dchosen = b.dchosen, drejected = b.drejected;
-      auto const f = [&] { return b.loss(o); };
-      CHECK(testing::check_gradient(f, b.chosen, dchosen, 1.0).worst_error <= 1e-8);
-      CHECK(testing::check_gradient(f, b.rejected, drejected, 1.0).worst_error <= 1e-8);
     }
+  CHECK(central <= 1e-8);
+  proofs::derivatives("bradley_terry", combinations, 25, worst, central);
 }
 
 TEST_CASE("bradley_terry: loss and gradients are PyTorch's") {
   auto const cases = read_golden("bradley_terry.txt");
+  double worst_value = 0.0, worst_gradient = 0.0;
   CHECK(cases.size() >= 20);
   for (golden_case const& c : cases) {
     batch b(c["chosen"].size());
@@ -137,12 +147,19 @@ TEST_CASE("bradley_terry: loss and gradients are PyTorch's") {
     b.margin = c["margin"];
     double const loss =
         b.loss({c.number("center_rewards_coefficient")}, static_cast<std::size_t>(c.number("total_pairs")));
-    CHECK(relative_error(loss, c.number("loss")) <= 1e-10);
+    auto const raise = [](double& worst, double ours, double theirs) {
+      double const error = relative_error(ours, theirs);
+      worst = (std::max)(worst, std::isnan(error) ? INFINITY : error);
+    };
+    raise(worst_value, loss, c.number("loss"));
     for (std::size_t i = 0; i < b.chosen.size(); ++i) {
-      CHECK(relative_error(b.dchosen[i], c["dchosen"][i]) <= 1e-10);
-      CHECK(relative_error(b.drejected[i], c["drejected"][i]) <= 1e-10);
+      raise(worst_gradient, b.dchosen[i], c["dchosen"][i]);
+      raise(worst_gradient, b.drejected[i], c["drejected"][i]);
     }
   }
+  CHECK(worst_value <= 1e-10);
+  CHECK(worst_gradient <= 1e-10);
+  proofs::golden("bradley_terry", "PyTorch", cases.size(), worst_value, worst_gradient);
 }
 
 TEST_CASE("bradley_terry: micro-batches with the step's pair count give the slopes of the whole batch, bit for bit") {
@@ -169,6 +186,7 @@ TEST_CASE("bradley_terry: micro-batches with the step's pair count give the slop
 
 TEST_CASE_TEMPLATE("bradley_terry: finite for every finite pair of scores", T, float, double) {
   T const largest = std::numeric_limits<T>::max();
+  std::size_t cases = 0, failed = 0;
   std::vector<T> const extremes{
       T(0), std::numeric_limits<T>::denorm_min(), T(-1e4), T(1e4), T(-3e38), T(3e38), largest, -largest};
   for (double const c : {0.0, 0.01, 1e30})
@@ -177,17 +195,17 @@ TEST_CASE_TEMPLATE("bradley_terry: finite for every finite pair of scores", T, f
         for (T const margin : {T(0), largest, -largest}) {
           bradley_terry_options const o{.center_rewards_coefficient = c};
           auto const one = bradley_terry_objective(a, b, margin, o);
-          CHECK(std::isfinite(one.value));
-          CHECK(std::isfinite(one.chosen));
-          CHECK(std::isfinite(one.rejected));
+          ++cases;
+          bool finite = std::isfinite(one.value) && std::isfinite(one.chosen) && std::isfinite(one.rejected);
           T dchosen = 0, drejected = 0;
           double const handicap = static_cast<double>(margin);
           T const loss = bradley_terry_loss<T>({.chosen = {&a, 1}, .rejected = {&b, 1}, .margin = {&handicap, 1}},
                                                {.chosen = {&dchosen, 1}, .rejected = {&drejected, 1}}, o);
-          CHECK(std::isfinite(loss));
-          CHECK(std::isfinite(dchosen));
-          CHECK(std::isfinite(drejected));
+          finite = finite && std::isfinite(loss) && std::isfinite(dchosen) && std::isfinite(drejected);
+          failed += finite ? 0 : 1;
         }
+  CHECK(failed == 0);
+  proofs::extremes("bradley_terry", cases, failed);
   CHECK(bradley_terry_objective(T(-1e4), T(0)).value == T(1e4));  // where log(1 + exp(gap)) overflows
   CHECK(bradley_terry_objective(T(1e4), T(0)).value == T(0));
 }

@@ -318,7 +318,10 @@ TEST_CASE("policy gradient: loss, gradient and metrics are those of TRL's GRPOTr
     CHECK(here.cases >= 24);
     CHECK(here.value <= 1e-10);
     CHECK(here.slope <= 1e-10);
-    proofs::golden(name, "TRL", here.cases, here.value, here.slope);
+    if (name == "ppo" || name == "gspo" || name == "cispo" || name == "sapo")
+      proofs::golden(name, "TRL", here.cases, here.value, here.slope);
+    else  // counted once, with its surrogate
+      proofs::law(name, "value and gradient are TRL's in " + std::to_string(here.cases) + " of its surrogate's golden cases");
   }
 }
 

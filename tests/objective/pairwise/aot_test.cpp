@@ -130,6 +130,24 @@ TEST_CASE("aot: equal values keep their order, weights go with what lies above, 
   b.loss({.beta = 0.4});
   CHECK(b.dchosen == std::vector<double>(4, -0.05));
   CHECK(b.drejected == std::vector<double>(4, 0.05));
+  // Two that tie above stand, in the order in which they came, beside what lies below from the smallest up.
+  batch tied(2, 1);
+  tied.chosen = {1.0, 1.0};
+  tied.rejected = {7.0, -3.0};
+  tied.ref_chosen = tied.ref_rejected = {0.0, 0.0};
+  tied.loss({.beta = 1.0, .comparison = aot_comparison::unpaired});
+  auto const slope = [](double above, double below) { return dpo_objective(above, below, {.beta = 1.0}).chosen / 2.0; };
+  CHECK(tied.dchosen == std::vector<double>{slope(1.0, -3.0), slope(1.0, 7.0)});
+  CHECK(tied.drejected == std::vector<double>{-slope(1.0, 7.0), -slope(1.0, -3.0)});
+  std::vector<double> const weights{4.0, 0.5};
+  double const weighted = aot_loss<double>({.chosen = tied.chosen, .rejected = tied.rejected, .ref_chosen = tied.ref_chosen,
+                                            .ref_rejected = tied.ref_rejected, .weights = weights},
+                                           {.chosen = tied.dchosen, .rejected = tied.drejected},
+                                           {.beta = 1.0, .comparison = aot_comparison::unpaired}, tied.scratch);
+  CHECK(tied.dchosen == std::vector<double>{4.0 * slope(1.0, -3.0), 0.5 * slope(1.0, 7.0)});
+  CHECK(tied.drejected == std::vector<double>{-0.5 * slope(1.0, 7.0), -4.0 * slope(1.0, -3.0)});
+  CHECK(weighted == doctest::Approx((4.0 * dpo_objective(1.0, -3.0, {.beta = 1.0}).value +
+                                     0.5 * dpo_objective(1.0, 7.0, {.beta = 1.0}).value) / 2.0).epsilon(1e-14));
   batch c(3, 2);
   CHECK_THROWS_WITH_AS(c.loss({}, {.pairs = 5}), doctest::Contains("the pairs of a step in one batch"), contract_violation);
   CHECK(c.loss({}, {.pairs = 3}) == c.loss({}));

@@ -291,6 +291,12 @@ TEST_CASE("pairwise: one loss is another at a limit of its options") {
     double const z = 1.0 + std::abs(p.chosen);
     return same(of(hinge_options{0.1})({10.0 * z, 0.0}), {0.0, 0.0, 0.0});
   });
+  law("hinge", "at the margin itself the slope is 0, and 1 just inside", [](pair p) {
+    auto const f = of(hinge_options{1.0});
+    double const scale = std::ldexp(1.0, static_cast<int>(p.chosen_tokens));  // exact, whatever it is
+    answer const at = f({scale + 1.0, scale}), inside = f({scale + 1.0 - 1e-9, scale});
+    return at.value == 0.0 && at.chosen == 0.0 && at.rejected == 0.0 && inside.chosen == -1.0 && inside.rejected == 1.0;
+  });
   law("f_divergence", "alpha 0 is the forward KL", [](pair p) {
     auto const a = f_divergence_score(p.chosen, {f_divergence_type::alpha_divergence, 0.0});
     auto const b = f_divergence_score(p.chosen, {f_divergence_type::forward_kl});

@@ -180,6 +180,7 @@ TEST_CASE("preference_loss: without what no term reads, and not without what one
   CHECK(refusal([&] { b.loss(simpo); }) == "expected pair_loss: chosen_tokens.size() == chosen.size(), got 0");
   CHECK_FALSE(inputs_of({.losses = simpo_options{}}).reference);
   CHECK(inputs_of({.losses = {{simpo_options{}, 1.0}, {hinge_options{}, 1.0}}}).reference);
+  CHECK(!inputs_of({.losses = hinge_options{}, .ratios = {.reference_free = true}}).reference);
   CHECK(reward_scale({.losses = {{sft_term_options{}, 1.0}, {hinge_options{0.3}, 1.0}}}) == 0.3);
   CHECK(reward_scale({.losses = sft_term_options{}}) == 1.0);
 }
