@@ -31,6 +31,7 @@
 #include <attune/train/reward_functions.hpp>
 
 #include "programs/ppo_options.hpp"
+#include "programs/reward_file.hpp"
 
 namespace {
 
@@ -54,21 +55,6 @@ class judge {
   attune::reward_statistics scale_;
   attune::normalized_reward<std::reference_wrapper<attune::scalar_head<float>>> score_;
 };
-
-attune::scalar_head<float> read_reward_model(std::string const& file, attune::decoder<float> const& policy) {
-  std::map<std::string, std::string> metadata = attune::read_metadata(file);
-  auto const refuse = [&](std::string const& reason) { throw attune::data_error(file + ": " + reason); };
-  if (metadata["head"] != "score") refuse("no reward model, as the program reward_model writes it");
-  attune::decoder_options const shape = programs::shape_of(file, metadata);
-  std::size_t const window = policy.options().window;
-  if (shape.window < window)
-    refuse("its window is " + std::to_string(shape.window) + ", the policy's " + std::to_string(window));
-  std::optional<attune::score_pooling> const pooling = attune::score_pooling_of(metadata["pooling"]);
-  if (!pooling) refuse("unknown pooling \"" + metadata["pooling"] + "\"");
-  attune::scalar_head<float> model(shape, 0, policy.trunk().shared_pool(), *pooling);
-  attune::load_parameters(file, model.parameters());
-  return model;
-}
 
 /// Text of a token sequence, on one line; what is no text as \x...
 std::string shown(std::span<attune::token_id const> tokens) {
@@ -133,7 +119,7 @@ int main(int count, char** values) {
 
     attune::decoder<float> policy = programs::starting_model(options);
     policy.set_temperature(own.temperature);
-    attune::scalar_head<float> reward = read_reward_model(own.reward, policy);
+    attune::scalar_head<float> reward = programs::read_reward_model(own.reward, policy);
     auto const load = [&](std::string const& path, byte_tokenizer tokenizer, attune::load_options const& how,
                           attune::load_report& report) {
       return attune::load_prompts(path, tokenizer, how, o.rollout.max_new_tokens, report);

@@ -16,6 +16,7 @@
 #include <attune/core/contract.hpp>
 #include <attune/train/dpo_trainer.hpp>
 #include <attune/train/kto_trainer.hpp>
+#include <attune/train/rollout_options.hpp>
 
 #include "training_program.hpp"
 
@@ -24,6 +25,8 @@
 namespace programs {
 
 struct preference_program_options {
+  std::string reward;                          ///< online: the model that judges; empty: learn from the data's pairs
+  attune::rollout_options rollout{.num_generations = 2, .max_new_tokens = 64};  ///< online: how responses are drawn
   attune::dpo_trainer_options pairwise;
   attune::kto_trainer_options unpaired;
   bool single_responses = false;  ///< train by `unpaired`, and not by `pairwise`
@@ -99,6 +102,8 @@ inline std::function<void()> add_preference_options(CLI::App& app, run_options c
     std::string losses = "sigmoid", divergence = "reverse_kl", normalization = "token";
     std::array<double, loss_numbers.size()> numbers{};
     double f_alpha = attune::f_divergence_options{}.alpha;
+    bool sync = false;
+    attune::reference_sync_options sync_options;
   };
   auto const g = std::make_shared<given>();
   auto const names_of = [](auto const& losses) {
@@ -138,8 +143,34 @@ inline std::function<void()> add_preference_options(CLI::App& app, run_options c
                      "weight of the tokens by which one response is longer; 1: as all others")
           ->capture_default_str()->group("Loss");
 
+  auto* const wpo = app.add_flag("--wpo", o.pairwise.use_weighting, "weigh pairs by how likely the policy is to write them")
+                        ->group("Loss");
+  auto* const sync = app.add_flag("--sync-reference", g->sync, "TR-DPO: the reference follows the policy; no cache")
+                         ->group("Reference");
+  auto* const sync_alpha = app.add_option("--sync-alpha", g->sync_options.mixup_alpha, "the policy's share when it does")
+                               ->capture_default_str()->group("Reference");
+  auto* const sync_steps = add_count(app, "--sync-steps", g->sync_options.sync_steps, "optimiser steps from one move to the next")
+                               ->group("Reference");
+  app.add_option("--reward", o.reward, "online DPO: pairs are drawn from the policy for the data's prompts, and ordered by "
+                                       "this model.safetensors of the program reward_model; --valid stays pairs")
+      ->group("Online");
+  auto* const generations =
+      add_count(app, "--num-generations", o.rollout.num_generations, "responses per prompt, of which best and worst are the pair")
+          ->group("Online");
+  auto* const new_tokens = add_count(app, "--max-new-tokens", o.rollout.max_new_tokens, "longest response")->group("Online");
+
   return [=, &run, &o] {
     choose_loss(g->losses, o);
+    if (g->sync) {
+      validate(g->sync_options);
+      o.pairwise.sync_ref_model = g->sync_options;
+    }
+    for (CLI::Option const* const option : {sync_alpha, sync_steps})
+      if (option->count() > 0 && !g->sync) throw std::invalid_argument(option->get_name() + ": only with --sync-reference");
+    for (CLI::Option const* const option : {generations, new_tokens})
+      if (option->count() > 0 && o.reward.empty()) throw std::invalid_argument(option->get_name() + ": only with --reward");
+    if (!o.reward.empty() && o.single_responses)
+      throw std::invalid_argument("--reward: only with a loss of pairs, not --loss " + g->losses);
     auto const only = [&](char const* losses, bool applies, std::initializer_list<CLI::Option*> options) {
       for (CLI::Option const* const option : options)
         if (option->count() > 0 && !applies)
@@ -147,7 +178,7 @@ inline std::function<void()> add_preference_options(CLI::App& app, run_options c
                                       g->losses);
     };
     only("single responses", o.single_responses, {feedback});
-    only("pairs", !o.single_responses, {divergence, f_alpha, reference_free, ld_alpha});
+    only("pairs", !o.single_responses, {divergence, f_alpha, reference_free, ld_alpha, wpo, sync});
     // Calls set(field) for the fields of that name; an option that no loss has is refused.
     auto const apply = [&](CLI::Option const* option, std::string const& field, auto const& set) {
       if (option->count() == 0) return;

@@ -150,8 +150,8 @@ class run_folder {
   std::string operator/(char const* name) const { return path_ / name; }
 
   /// Trains, with metrics to the terminal and into the folder.
-  template <class Trainer, class Data>
-  attune::training_summary fit(Trainer& trainer, Data const& train, Data const* held_out) {
+  template <class Trainer, class Data, class Evaluation>
+  attune::training_summary fit(Trainer& trainer, Data const& train, Evaluation const* held_out) {
     attune::tee_sink sink(attune::terminal_sink(), *metrics_);
     return held_out == nullptr ? trainer.fit(train, sink) : trainer.fit(train, *held_out, sink);
   }
