@@ -18,6 +18,7 @@
 #include <attune/testing/gradient_check.hpp>
 
 #include "support/allocations.hpp"
+#include "support/two_pairs.hpp"
 
 using namespace attune;
 
@@ -26,41 +27,7 @@ static_assert(TermedTokenObjective<with_entropy_bonus<dpo_on_tokens>, float> &&
               !TokenObjective<with_entropy_bonus<dpo_on_tokens>, float>);
 static_assert(TermedTokenObjective<with_entropy_bonus<sft_on_tokens>, double>);
 
-namespace {
-
-// Two pairs.
-struct batch {
-  sequences text;
-  std::vector<double> logps, slopes;
-
-  batch() {
-    std::vector<token_id> const prompt{1, 2}, reply{3, 4, 5};
-    for (std::size_t length : {3u, 1u, 2u, 2u}) text.push_back(prompt, std::span<token_id const>(reply).first(length));
-    random_stream stream(3);
-    for (std::uint8_t const m : text.view().mask) logps.push_back(m != 0 ? -4.0 * stream.uniform() : 0.0);
-    slopes.assign(logps.size(), 0.0);
-  }
-  std::vector<double> sums() const {
-    std::vector<double> result(text.size());
-    sequence_sums<double>(logps, text, result);
-    return result;
-  }
-  template <class Objective>
-  double ask(Objective&& objective) {
-    return objective(text.view(), std::span<double const>(logps), std::span<double>(slopes));
-  }
-  template <class Objective>
-  std::string message_of(Objective&& objective) {
-    try {
-      ask(objective);
-    } catch (contract_violation const& e) {
-      return e.what();
-    }
-    return "no error";
-  }
-};
-
-}  // namespace
+using batch = test::two_pairs;
 
 TEST_CASE("sft_on_tokens: without totals the batch is the whole step, with them a share of it") {
   batch b;

@@ -18,47 +18,14 @@
 #include <attune/testing/gradient_check.hpp>
 
 #include "support/allocations.hpp"
+#include "support/two_pairs.hpp"
 
 using namespace attune;
 
 static_assert(TokenObjective<dpo_on_tokens, float> && TokenObjective<pairs_on_tokens<simpo_options>, double>);
 static_assert(TokenObjective<pairs_on_tokens<preference_loss>, float>);
 
-namespace {
-
-// Two pairs.
-struct batch {
-  sequences text;
-  std::vector<double> logps, slopes;
-
-  batch() {
-    std::vector<token_id> const prompt{1, 2}, reply{3, 4, 5};
-    for (std::size_t length : {3u, 1u, 2u, 2u}) text.push_back(prompt, std::span<token_id const>(reply).first(length));
-    random_stream stream(3);
-    for (std::uint8_t const m : text.view().mask) logps.push_back(m != 0 ? -4.0 * stream.uniform() : 0.0);
-    slopes.assign(logps.size(), 0.0);
-  }
-  std::vector<double> sums() const {
-    std::vector<double> result(text.size());
-    sequence_sums<double>(logps, text, result);
-    return result;
-  }
-  template <class Objective>
-  double ask(Objective&& objective) {
-    return objective(text.view(), std::span<double const>(logps), std::span<double>(slopes));
-  }
-  template <class Objective>
-  std::string message_of(Objective&& objective) {
-    try {
-      ask(objective);
-    } catch (contract_violation const& e) {
-      return e.what();
-    }
-    return "no error";
-  }
-};
-
-}  // namespace
+using batch = test::two_pairs;
 
 TEST_CASE("dpo_on_tokens: a policy equal to its reference has loss log 2, and beta / 2 / pairs on every token") {
   batch b;
