@@ -29,8 +29,9 @@ struct rollout_options {
   double top_p = 1.0;                       ///< than the one trained; rollout/log_ratio reports by how much
   missing_eos without_eos = missing_eos::keep;
   double missing_eos_penalty = 1.0;         ///< unit of the scores; > 0
-  std::size_t overlong_buffer = 0;  ///< tokens before max_new_tokens in which the score loses up to overlong_factor
-  double overlong_factor = 1.0;  ///< (DAPO, eq. 13: overlong_penalty); 0: none. The factor's unit is the scores'
+  std::size_t overlong_buffer = 0;          ///< tokens before max_new_tokens over which a penalty grows (DAPO, eq. 13:
+                                            ///< overlong_penalty); 0: none
+  double overlong_factor = 1.0;             ///< the whole of it, unit of the scores; > 0
 };
 
 /// Throws contract_violation naming the field and its value.
