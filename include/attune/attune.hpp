@@ -70,6 +70,7 @@
 #include <attune/objective/policy_gradient.hpp>
 #include <attune/objective/policy_gradient_surrogate.hpp>
 #include <attune/objective/ppo.hpp>
+#include <attune/objective/ppo_float_run.hpp>
 #include <attune/objective/process_reward.hpp>
 #include <attune/objective/sapo.hpp>
 #include <attune/objective/sequence_sums.hpp>

@@ -57,3 +57,30 @@ TEST_CASE("negative_log_sigmoid: total, infinities and NaN included") {
   CHECK(std::isnan(negative_log_sigmoid(std::nan("")).value));
   CHECK(std::isnan(negative_log_sigmoid(std::nan("")).slope));
 }
+
+TEST_CASE("negative_log_sigmoid: in float and with numbers that carry a derivative it is the same function") {
+  using dual = testing::dual_number<double>;
+  for (double z = -80.0; z <= 80.0; z += 0.37) {
+    auto const exact = negative_log_sigmoid(z);
+    auto const single = negative_log_sigmoid(static_cast<float>(z));
+    auto const at = negative_log_sigmoid(static_cast<double>(static_cast<float>(z)));
+    CHECK(testing::relative_error(static_cast<double>(single.value), at.value, 1e-35) <= 4e-7);
+    CHECK(testing::relative_error(static_cast<double>(single.slope), at.slope, 1e-35) <= 4e-7);
+    auto const with_derivative = negative_log_sigmoid(dual(z, 1));
+    CHECK(testing::relative_error(with_derivative.value.real(), exact.value) <= 1e-15);
+    CHECK(testing::relative_error(with_derivative.slope.real(), exact.slope) <= 1e-15);
+    double const step = 1e-5;
+    double const bend = (negative_log_sigmoid(z + step).slope - negative_log_sigmoid(z - step).slope) / (2 * step);
+    CHECK(testing::relative_error(with_derivative.slope.derivative, bend, 1e-6) <= 1e-4);
+  }
+}
+
+TEST_CASE("negative_log_sigmoids: many at once are one after the other") {
+  std::vector<double> z, value(401), slope(401);
+  for (int i = -200; i <= 200; ++i) z.push_back(4.01 * i);
+  negative_log_sigmoids(z.data(), z.size(), value.data(), slope.data());
+  for (std::size_t i = 0; i < z.size(); ++i) {
+    CHECK(value[i] == negative_log_sigmoid(z[i]).value);
+    CHECK(slope[i] == negative_log_sigmoid(z[i]).slope);
+  }
+}

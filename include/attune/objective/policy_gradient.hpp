@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 
@@ -132,9 +135,10 @@ void policy_gradient_objectives(token_run& run, std::size_t count, S const& surr
 template <class T, PolicyGradientSurrogate S>
 double policy_gradient_by_token(policy_gradient_tokens<T> const& of, sequences_view batch, std::span<T> slopes,
                                 aggregation_totals const& totals, loss_aggregation aggregation, S const& surrogate,
-                                kl_loss_options const& kl_loss, policy_gradient_statistics& sums) {
+                                kl_loss_options const& kl_loss, policy_gradient_statistics* statistics) {
   bool const with_reference = !of.ref_logps.empty();
   double loss = 0.0;
+  policy_gradient_statistics sums;
   token_run run;
   auto const widen = [](std::span<T const> from, std::size_t first, std::size_t count, double* to) {
     for (std::size_t k = 0; k < count; ++k) to[k] = static_cast<double>(from[first + k]);
@@ -143,6 +147,8 @@ double policy_gradient_by_token(policy_gradient_tokens<T> const& of, sequences_v
     sum.add({sum_of_run(x, count), static_cast<double>(count)});
   };
   auto const evaluate = [&](std::size_t first, std::size_t count, double weight) {
+    if constexpr (requires { policy_gradient_in_float(of, first, count, slopes, weight, surrogate, kl_loss, statistics, loss); })
+      if (policy_gradient_in_float(of, first, count, slopes, weight, surrogate, kl_loss, statistics, loss)) return;
     widen(of.logps, first, count, run.logp);
     widen(of.old_logps, first, count, run.old_logp);
     widen(of.advantages, first, count, run.advantage);
@@ -186,10 +192,14 @@ double policy_gradient_by_token(policy_gradient_tokens<T> const& of, sequences_v
         continue;
       }
       std::size_t const first = t;
-      while (t < end && t - first < token_run::size && batch.mask[t] != 0) ++t;
+      std::size_t const room = (std::min)(token_run::size, end - first);
+      void const* const masked = std::memchr(batch.mask.data() + first, 0, room);
+      t = masked == nullptr ? first + room
+                            : static_cast<std::size_t>(static_cast<std::uint8_t const*>(masked) - batch.mask.data());
       evaluate(first, t - first, weight);
     }
   }
+  if (statistics != nullptr) statistics->add(sums);
   return loss;
 }
 
@@ -197,8 +207,9 @@ double policy_gradient_by_token(policy_gradient_tokens<T> const& of, sequences_v
 template <class T, PolicyGradientSurrogate S>
 double policy_gradient_by_sequence(policy_gradient_tokens<T> const& of, sequences_view batch, std::span<T> slopes,
                                    aggregation_totals const& totals, loss_aggregation aggregation, S const& surrogate,
-                                   kl_loss_options const& kl_loss, policy_gradient_statistics& sums) {
+                                   kl_loss_options const& kl_loss, policy_gradient_statistics* statistics) {
   bool const with_reference = !of.ref_logps.empty();
+  policy_gradient_statistics sums;
   auto const log_ratio = [](T policy, T other) {
     return saturate_cast<double>(static_cast<double>(policy) - static_cast<double>(other));
   };
@@ -265,6 +276,7 @@ double policy_gradient_by_sequence(policy_gradient_tokens<T> const& of, sequence
       slopes[t] = saturate_cast<T>(weight * slope);
     }
   }
+  if (statistics != nullptr) statistics->add(sums);
   return loss;
 }
 
@@ -274,8 +286,8 @@ double policy_gradient_by_sequence(policy_gradient_tokens<T> const& of, sequence
 ///
 /// Expects a valid batch of a sequence or more, sizes equal to batch.total_tokens(), finite numbers where the mask is 1
 /// (where it is 0 they are not used), totals as loss_aggregation.hpp has them. Slopes may be the memory of the logps.
-/// With ref_logps and kl_loss_coef 0 only the statistics see the reference. Arithmetic in double, sums in a fixed
-/// tree; a number beyond T's range is T's largest. Allocates nothing; writes nothing if it throws.
+/// With ref_logps and kl_loss_coef 0 only the statistics see the reference. Arithmetic in double, but see
+/// ppo_float_run.hpp for float; sums in a fixed tree; a number beyond T's range is T's largest. Allocates nothing; writes nothing if it throws.
 template <class T, PolicyGradientSurrogate S>
 T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::span<T> slopes,
                        aggregation_totals totals, loss_aggregation aggregation, S const& surrogate,
@@ -295,11 +307,10 @@ T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::
           slopes.size());
   validate(aggregation, totals, batch);
 
-  policy_gradient_statistics sums;
-  double const loss = ratio_level_of(surrogate) == ratio_level::token
-                          ? policy_gradient_by_token(of, batch, slopes, totals, aggregation, surrogate, kl_loss, sums)
-                          : policy_gradient_by_sequence(of, batch, slopes, totals, aggregation, surrogate, kl_loss, sums);
-  if (statistics != nullptr) statistics->add(sums);
+  bool const by_token = ratio_level_of(surrogate) == ratio_level::token;
+  double const loss =
+      by_token ? policy_gradient_by_token(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics)
+               : policy_gradient_by_sequence(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics);
   return saturate_cast<T>(loss);
 }
 
