@@ -122,6 +122,9 @@ TEST_CASE("saturate_cast: gives the largest finite number of the sign beyond a t
   CHECK(saturate_cast<float>(0.1) == 0.1f);
   CHECK(saturate_cast<double>(-2.5f) == -2.5);
   CHECK(saturate_cast<dual>(dual(2.0, 3.0)).derivative == 3.0);
+  CHECK(saturate_cast<dual>(dual(inf, 3.0)).value == std::numeric_limits<double>::max());
+  CHECK(saturate_cast<dual>(dual(-inf, 3.0)).value == std::numeric_limits<double>::lowest());
+  CHECK(saturate_cast<complex>(complex(-inf, 1.0)) == complex(std::numeric_limits<double>::lowest()));
 }
 
 TEST_CASE("real_part: is the number itself, or what branches of a richer number compare") {

@@ -292,6 +292,18 @@ TEST_CASE_TEMPLATE("token_row: at the edge of its numbers a row has its exact li
   proofs::extremes("row terms", rows.size(), failed);
 }
 
+TEST_CASE("token_row: the gradient may take the place of its logits") {
+  std::vector<double> const x{0.3, -1.2, 2.5, 0.7, -infinity};
+  std::array<double, 6> const n{0.1, 0.2, 0.3, 0.4, 0.5, 2.9};
+  for (token_id const target : {0, 2, 4}) {
+    std::vector<double> apart(5), in_place = x;
+    row_slopes<double> const slopes{{&n[0], 1}, {&n[1], 1}, {&n[2], 1}, {&n[3], 1}, {&n[4], 1}};
+    score_row_adjoint(x.data(), 5, target, n[5], slopes, 0, apart.data());
+    score_row_adjoint(in_place.data(), 5, target, n[5], slopes, 0, in_place.data());
+    CHECK(in_place == apart);
+  }
+}
+
 TEST_CASE("token_row: a NaN among the slopes makes the row's gradient NaN, in place too") {
   double const nan = std::numeric_limits<double>::quiet_NaN();
   for (std::size_t k = 0; k < 6; ++k) {

@@ -28,6 +28,23 @@ TEST_CASE("negative_log_sigmoid: value and slope are softplus(-z) and -sigmoid(-
     CHECK(testing::relative_error(ours.value, softplus(-z), least) <= 1e-15);
     CHECK(testing::relative_error(ours.slope, -sigmoid(-z), least) <= 1e-15);
     CHECK(testing::relative_error(ours.slope, negative_log_sigmoid(dual(z, 1)).value.derivative, least) <= 1e-13);
+    CHECK(testing::relative_error(ours.slope, negative_log_sigmoid(dual(z, 1)).slope.value, least) <= 1e-15);
+    float const slope = negative_log_sigmoid(static_cast<float>(z)).slope;
+    double const rounded = static_cast<double>(static_cast<float>(z));
+    CHECK(testing::relative_error(static_cast<double>(slope), -sigmoid(-rounded), 1e-30) <= 3e-7);
+  }
+}
+
+TEST_CASE("negative_log_sigmoids: of many, each is that of one, bit for bit") {
+  std::vector<double> z{0.0, -0.0, 800.0, -800.0, 1e308, -1e308};
+  for (double x = -40.0; x <= 40.0; x += 0.37) z.push_back(x);
+  for (std::size_t const count : {std::size_t{0}, std::size_t{1}, z.size()}) {
+    std::vector<double> value(z.size(), 7.0), slope(z.size(), 7.0);
+    negative_log_sigmoids(z.data(), count, value.data(), slope.data());
+    for (std::size_t k = 0; k < z.size(); ++k) {
+      CHECK(value[k] == (k < count ? negative_log_sigmoid(z[k]).value : 7.0));
+      CHECK(slope[k] == (k < count ? negative_log_sigmoid(z[k]).slope : 7.0));
+    }
   }
 }
 
