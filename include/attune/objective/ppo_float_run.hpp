@@ -69,29 +69,37 @@ struct ppo_float_results {
                                             ppo_float_results& out) noexcept {
   ppo_float_terms const t = terms;
   ppo_float_tokens const in = of;
-  for (std::size_t k = 0; k < count; ++k) {
+  // value and slope of the surrogate; the ratio
+  auto const surrogate = [&](std::size_t k, float& value, float& slope) {
     float const A = in.advantage[k];
     float const r = exp_moderate(in.logp[k] - in.old_logp[k]);
     float const top = A > 0.0f ? t.high : t.lower;
     float const bottom = A > 0.0f ? 0.0f : t.low;
     float const raised = r < bottom ? bottom : r;
     float const bounded = raised > top ? top : raised;
-    float const value = -A * bounded;
-    out.ratio[k] = r;
-    out.value[k] = value;
-    out.slope[k] = bounded == r ? value : 0.0f;
+    value = -A * bounded;
+    slope = bounded == r ? value : 0.0f;
+    return r;
+  };
+  if (in.ref_logp == nullptr) {
+    for (std::size_t k = 0; k < count; ++k) out.ratio[k] = surrogate(k, out.value[k], out.slope[k]);
+    return;
   }
-  if (in.ref_logp == nullptr) return;
   if (!t.cubic) {
     for (std::size_t k = 0; k < count; ++k) {
+      float value, slope;
+      out.ratio[k] = surrogate(k, value, slope);
       float const d = in.logp[k] - in.ref_logp[k];
-      out.kl[k] = d * d * 0.5f;
-      out.value[k] += t.kl_coef * out.kl[k];
-      out.slope[k] += t.kl_coef * d;
+      float const kl = d * d * 0.5f;
+      out.kl[k] = kl;
+      out.value[k] = value + t.kl_coef * kl;
+      out.slope[k] = slope + t.kl_coef * d;
     }
     return;
   }
-  for (std::size_t k = 0; k < count; ++k) {
+  for (std::size_t k = 0; k < count; ++k) {  // both exponentials in one loop: they wait for nothing but themselves
+    float value, slope;
+    out.ratio[k] = surrogate(k, value, slope);
     float const d = in.logp[k] - in.ref_logp[k];
     float const q = d * d;  // as in kl_estimates, with fewer terms
     float const even = ((1.0f / 40320.0f * q + 1.0f / 720.0f) * q + 1.0f / 24.0f) * q + 0.5f;
@@ -101,23 +109,24 @@ struct ppo_float_results {
     float const away = inverse - 1.0f + d;
     bool const is_close = q < 0.25f;
     float const kl = is_close ? close : away;
-    float const slope = is_close ? d - close : 1.0f - inverse;
+    float const kl_slope = is_close ? d - close : 1.0f - inverse;
     out.kl[k] = kl;
-    out.value[k] += t.kl_coef * kl;
-    out.slope[k] += t.kl_coef * slope;
+    out.value[k] = value + t.kl_coef * kl;
+    out.slope[k] = slope + t.kl_coef * kl_slope;
   }
 }
 
-/// In sixteen partial sums of floats, added up in double: a fixed tree.
+/// In sixteen partial sums of floats, then four in double: a fixed tree.
 [[nodiscard]] inline double sum_of_run(float const* x, std::size_t count) noexcept {
   float part[16] = {};
   std::size_t const whole = count - count % 16;
   for (std::size_t k = 0; k < whole; k += 16)
     for (std::size_t j = 0; j < 16; ++j) part[j] += x[k + j];
   for (std::size_t k = whole; k < count; ++k) part[k - whole] += x[k];
-  double sum = 0.0;
-  for (float const p : part) sum += static_cast<double>(p);
-  return sum;
+  for (std::size_t j = 0; j < 8; ++j) part[j] += part[j + 8];
+  for (std::size_t j = 0; j < 4; ++j) part[j] += part[j + 4];
+  return (static_cast<double>(part[0]) + static_cast<double>(part[2])) +
+         (static_cast<double>(part[1]) + static_cast<double>(part[3]));
 }
 
 }  // namespace attune
