@@ -31,8 +31,8 @@ inline void validate(alphapo_options const& o) {
   expects(o.alpha >= -largest && o.alpha <= largest, "alphapo_options.alpha finite", o.alpha);
 }
 
-/// -log s(beta (r(chosen / |chosen|) - r(rejected / |rejected|)) - gamma) with r(x) = (1 - e^(-alpha x)) / alpha, and
-/// r(x) = x at alpha = 0, where the paper's form, and TRL's, divide by 0.
+/// -log s(beta (r(chosen / |chosen|) - r(rejected / |rejected|)) - gamma) with r(x) = (1 - e^(-alpha x)) / alpha, and its limit
+/// r(x) = x at alpha = 0; next to 0 no digit cancels.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          alphapo_options o) noexcept {
