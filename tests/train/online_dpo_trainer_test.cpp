@@ -184,3 +184,20 @@ TEST_CASE("online dpo: one response per prompt is refused") {
   CHECK_THROWS_WITH_AS(online_dpo_trainer(policy, reference, reward, optimizer, o),
                        doctest::Contains("num_generations >= 2: a pair is made of two responses, got 1"), contract_violation);
 }
+
+TEST_CASE("online dpo: a reference that follows moves at its steps, those without a pair included") {
+  auto policy = test::random_tabular<double>({.vocabulary = 4}, 1);
+  auto const other = test::random_tabular<double>({.vocabulary = 4}, 2);
+  synchronized_reference reference{other};
+  auto flat = per_response([](auto, std::span<token_id const>) { return 1.0; });
+  adamw<double> optimizer;
+  online_dpo_trainer_options o = small(2);
+  o.dpo.sync_ref_model = reference_sync_options{1.0, 2};
+  o.dpo.require_reference_equals_policy = false;
+  online_dpo_trainer trainer{policy, reference, flat, optimizer, o};
+  auto const parameters = reference.parameters();
+  std::vector<double> const before(parameters[0].value.begin(), parameters[0].value.end());
+  CHECK(before != values_of(policy));
+  CHECK(trainer.fit(prompts(8)).skipped_steps == 2);
+  CHECK(std::vector<double>(parameters[0].value.begin(), parameters[0].value.end()) == values_of(policy));
+}

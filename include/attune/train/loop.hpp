@@ -158,6 +158,7 @@ class training_loop {
     for (std::size_t i = 0; i < window_.size(); ++i) window_[i].add(collected_[i]);
     ++state_.skipped;
     ++state_.step;
+    if constexpr (StageWithStepEnd<Stage>) stage_.end_step(static_cast<std::size_t>(state_.step));
     if (due(options_.logging_steps) || state_.step == total_steps_) return log(sink);
     metrics_.clear();
     metrics_.push_back({"skipped_steps", static_cast<double>(state_.skipped)});

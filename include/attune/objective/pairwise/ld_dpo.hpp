@@ -12,7 +12,8 @@
 /// Length-desensitised log-probabilities of pairs (Liu et al. 2024, "Length desensitization in direct preference
 /// optimization", eq. 9): the tokens of the longer response beyond the shorter one's length weigh ld_alpha, so that being
 /// long is worth less. They take the place of sequence_sums under any pairwise loss, for policy and reference alike (TRL;
-/// LLaMA-Factory has them for the policy alone).
+/// LLaMA-Factory has them for the policy alone). That holds of likelihood terms too (sft, CPO, ORPO), whose denominators stay
+/// the whole lengths; TRL leaves its sft term as it is.
 namespace attune {
 
 /// Throws contract_violation naming the value. 1 is plain sums; the paper has 0.5.
