@@ -233,3 +233,18 @@ TEST_CASE("parse_pair_losses: names and weights, and what is neither is refused 
   for (char const* const bad : {"sft:", "sft:x", "sft:1x", "sft:0", "sft:-1", "sft:nan", "sft:inf"})
     CHECK(why(bad).find("is no weight above 0, in \"sft:") != std::string::npos);
 }
+
+TEST_CASE("preference_loss: terms beyond double's range on either side are finite, never inf - inf") {
+  batch b(2, 1);
+  b.chosen = {1e308, -1e308};
+  b.rejected = {-1e308, 1e308};
+  b.ref_chosen = b.ref_rejected = {0.0, 0.0};
+  preference_loss loss({.losses = {{ipo_options{1.0, ipo_length::sum}, 1e10}, {cpo_options{.cpo_alpha = 1e308}, 1e10}}});
+  std::vector<double> const weights{1e300, 1e300};
+  auto weighted = b.logps();
+  weighted.weights = weights;
+  for (pair_logps<double> const& logps : {b.logps(), weighted}) {
+    CHECK(std::isfinite(loss(logps, pair_slopes<double>{.chosen = b.dchosen, .rejected = b.drejected})));
+    for (std::size_t i = 0; i < 2; ++i) CHECK((std::isfinite(b.dchosen[i]) && std::isfinite(b.drejected[i])));
+  }
+}

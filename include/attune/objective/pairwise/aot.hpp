@@ -94,8 +94,8 @@ T aot_loss(pair_logps<T> logps, pair_slopes<T> slopes, aot_options const& option
     auto const one = through_margin<double>(
         {plain.value + options.label_smoothing * z, plain.slope + options.label_smoothing}, options.beta);
     double const weight = batch.weight(a);
-    loss += weight * one.value / batch.total();
-    double const slope = weight * one.chosen / batch.total();
+    loss += saturate_cast<double>(weight * one.value) / batch.total();
+    double const slope = saturate_cast<double>(weight * one.chosen) / batch.total();
     slopes.chosen[a] = saturate_cast<T>(slope);
     if (paired) slopes.rejected[a] = saturate_cast<T>(-slope);
     else slopes.rejected[b] = saturate_cast<T>(-slope);

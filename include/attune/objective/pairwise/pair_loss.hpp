@@ -207,9 +207,10 @@ T pair_loss(pair_logps<T> logps, pair_slopes<T> slopes, O const& options, pair_t
     if (bent) block.unbend(count);
     if (!logps.weights.empty())
       for (std::size_t k = 0; k < count; ++k) {
-        block.value[k] *= logps.weights[first + k];
-        block.chosen_slope[k] *= logps.weights[first + k];
-        block.rejected_slope[k] *= logps.weights[first + k];
+        double const weight = logps.weights[first + k];
+        block.value[k] = saturate_cast<double>(weight * block.value[k]);
+        block.chosen_slope[k] = saturate_cast<double>(weight * block.chosen_slope[k]);
+        block.rejected_slope[k] = saturate_cast<double>(weight * block.rejected_slope[k]);
       }
     for (std::size_t k = 0; k < count; ++k) block.value[k] /= batch.total();
     for (std::size_t k = 0; k < count; ++k) loss += block.value[k];

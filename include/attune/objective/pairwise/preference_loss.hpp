@@ -207,10 +207,11 @@ class preference_loss {
                             .weights = logps.weights};
     double loss = 0.0;
     for (weighted_pair_loss const& term : options_.losses) {
-      loss += term.weight * std::visit([&](auto const& one) { return term_loss(one, wide, totals); }, term.loss);
+      double const value = std::visit([&](auto const& one) { return term_loss(one, wide, totals); }, term.loss);
+      loss = saturate_cast<double>(loss + saturate_cast<double>(term.weight * value));
       for (std::size_t i = 0; i < pairs; ++i) {
-        sum_chosen_[i] += term.weight * chosen_[i];
-        sum_rejected_[i] += term.weight * rejected_[i];
+        sum_chosen_[i] = saturate_cast<double>(sum_chosen_[i] + saturate_cast<double>(term.weight * chosen_[i]));
+        sum_rejected_[i] = saturate_cast<double>(sum_rejected_[i] + saturate_cast<double>(term.weight * rejected_[i]));
       }
     }
     for (std::size_t i = 0; i < pairs; ++i) {
