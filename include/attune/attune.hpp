@@ -14,6 +14,7 @@
 #include <attune/core/fingerprint.hpp>
 #include <attune/core/function_ref.hpp>
 #include <attune/core/host_device.hpp>
+#include <attune/core/lanes.hpp>
 #include <attune/core/mapped_file.hpp>
 #include <attune/core/model_fingerprint.hpp>
 #include <attune/core/parallel.hpp>

@@ -130,16 +130,76 @@ TEST_CASE("ppo in float: slopes may take the place of the log-probabilities they
   CHECK(b.logps == apart.slopes);
 }
 
-TEST_CASE("ppo in float: e^x is within two units in the last place for |x| <= 80") {
+TEST_CASE("ppo in float: e^x - 1 and e^x - 1 - x are within four and eight units in the last place for |x| <= 80, and 0 at 0") {
   random_stream stream(5);
-  double worst = 0.0;
+  using L = ppo_float_lanes;
+  auto const units_off = [](float got, long double exact) {
+    float const rounded = std::abs(static_cast<float>(exact));
+    long double const unit = std::nextafter(rounded, std::numeric_limits<float>::infinity()) - rounded;
+    return static_cast<double>(std::abs(static_cast<long double>(got) - exact) / unit);
+  };
+  double worst_less_one = 0.0, worst_excess = 0.0;
   for (int i = 0; i < 200000; ++i) {
-    float const x = static_cast<float>((i % 2 == 0 ? 80.0 : 1.0) * (2.0 * stream.uniform() - 1.0));
-    double const exact = std::exp(static_cast<double>(x));
-    float const rounded = static_cast<float>(exact);
-    double const unit = static_cast<double>(std::nextafter(rounded, std::numeric_limits<float>::infinity()) - rounded);
-    worst = (std::max)(worst, std::abs(static_cast<double>(exp_moderate(x)) - exact) / unit);
+    float const x = static_cast<float>((i % 3 == 0 ? 80.0 : i % 3 == 1 ? 2.0 : 0.1) * (2.0 * stream.uniform() - 1.0));
+    L::values less_one, excess;
+    L::exponential_less_one(L::values{} + x, less_one, excess);
+    long double const exact = std::expm1(static_cast<long double>(x));
+    worst_less_one = (std::max)(worst_less_one, units_off(less_one[0], exact));
+    worst_excess = (std::max)(worst_excess, units_off(excess[0], exact - static_cast<long double>(x)));
   }
-  CHECK(worst <= 2.0);
-  CHECK(exp_moderate(0.0f) == 1.0f);
+  CHECK(worst_less_one <= 4.0);
+  CHECK(worst_excess <= 8.0);  // worst just beyond ln 2 / 2, where numbers near 1 leave 0.07
+  L::values less_one, excess;
+  L::exponential_less_one(L::values{}, less_one, excess);
+  CHECK(less_one[0] == 0.0f);
+  CHECK(excess[0] == 0.0f);
+}
+
+TEST_CASE("ppo in float: what the mask leaves out has no part in anything, whatever it holds, and a slope of 0") {
+  for (std::size_t const length : {5u, 16u, 40u, 700u}) {
+    batch clean(length, 2, 0.4), b(length, 2, 0.4);
+    auto const mask = b.text.view().mask;
+    for (std::size_t t = 0; t < mask.size(); ++t)
+      if (mask[t] == 0) {
+        b.logps[t] = std::numeric_limits<float>::quiet_NaN();
+        b.old_logps[t] = -std::numeric_limits<float>::infinity();
+        b.advantages[t] = 3e38f;
+        b.ref_logps[t] = std::numeric_limits<float>::quiet_NaN();
+        b.slopes[t] = 7.0f;
+      }
+    kl_loss_options const kl{0.3, kl_estimator::k3};
+    policy_gradient_statistics ours, theirs;
+    CHECK(b.loss({}, kl, &ours) == clean.loss({}, kl, &theirs));
+    CHECK(b.slopes == clean.slopes);
+    CHECK(ours.ratio.sum == theirs.ratio.sum);
+    CHECK(ours.kl.sum == theirs.kl.sum);
+    CHECK(ours.tokens() == 2 * length);
+    for (std::size_t t = 0; t < mask.size(); ++t)
+      if (mask[t] == 0) CHECK((b.slopes[t] == 0.0f && !std::signbit(b.slopes[t])));
+  }
+}
+
+TEST_CASE("ppo in float: asked for statistics or not, loss and slopes are the same bits") {
+  batch a(333, 4, 0.5), b(333, 4, 0.5);
+  kl_loss_options const kl{0.1, kl_estimator::k2};
+  policy_gradient_statistics statistics;
+  CHECK(a.loss({.dual_clip = 1.5}, kl, &statistics) == b.loss({.dual_clip = 1.5}, kl, nullptr));
+  CHECK(a.slopes == b.slopes);
+}
+
+TEST_CASE("ppo in float: every aggregation gives its tokens the weight that double gives them") {
+  kl_loss_options const kl{0.05, kl_estimator::k3};
+  for (loss_aggregation const aggregation :
+       {loss_aggregation::token_mean, loss_aggregation::sequence_mean, loss_aggregation::sequence_sum, loss_aggregation::constant}) {
+    batch b(23, 6, 0.3);
+    aggregation_totals totals{.tokens = 100, .sequences = 5, .constant_length = 40.0};
+    auto const wide = [](std::vector<float> const& x) { return std::vector<double>(x.begin(), x.end()); };
+    std::vector<double> const l = wide(b.logps), old = wide(b.old_logps), a = wide(b.advantages), r = wide(b.ref_logps);
+    std::vector<double> exact(l.size());
+    double const expected = ppo_loss<double>({l, old, a, r}, b.text, exact, totals, aggregation, {}, nullptr, kl);
+    float const got = ppo_loss<float>({b.logps, b.old_logps, b.advantages, b.ref_logps}, b.text, b.slopes, totals, aggregation, {}, nullptr, kl);
+    double const largest = std::abs(*std::max_element(exact.begin(), exact.end(), [](double x, double y) { return std::abs(x) < std::abs(y); }));
+    CHECK(off(static_cast<double>(got), expected, largest) <= 1e-5);
+    for (std::size_t t = 0; t < exact.size(); ++t) CHECK(off(static_cast<double>(b.slopes[t]), exact[t], largest) <= 1e-6);
+  }
 }

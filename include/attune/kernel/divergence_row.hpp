@@ -6,7 +6,7 @@
 #include <limits>
 
 #include <attune/concepts/backend.hpp>
-#include <attune/kernel/lanes.hpp>
+#include <attune/core/lanes.hpp>
 #include <attune/kernel/softmax_row.hpp>
 
 /// Two rows of logits on a CPU: the Kullback-Leibler divergence of one softmax from the other, and its gradient. Both

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <limits>
 
-#include <attune/kernel/lanes.hpp>
+#include <attune/core/lanes.hpp>
 
 /// One row of logits on a CPU: its normaliser, entropy and collision probability, and the gradient of a log-probability
 /// and of the entropy in it. The row comes from memory once in each direction, in blocks that stay in the first-level

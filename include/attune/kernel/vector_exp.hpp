@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include <attune/kernel/lanes.hpp>
+#include <attune/core/lanes.hpp>
 
 namespace attune {
 

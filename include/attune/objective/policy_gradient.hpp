@@ -147,8 +147,6 @@ double policy_gradient_by_token(policy_gradient_tokens<T> const& of, sequences_v
     sum.add({sum_of_run(x, count), static_cast<double>(count)});
   };
   auto const evaluate = [&](std::size_t first, std::size_t count, double weight) {
-    if constexpr (requires { policy_gradient_in_float(of, first, count, slopes, weight, surrogate, kl_loss, statistics, loss); })
-      if (policy_gradient_in_float(of, first, count, slopes, weight, surrogate, kl_loss, statistics, loss)) return;
     widen(of.logps, first, count, run.logp);
     widen(of.old_logps, first, count, run.old_logp);
     widen(of.advantages, first, count, run.advantage);
@@ -287,7 +285,8 @@ double policy_gradient_by_sequence(policy_gradient_tokens<T> const& of, sequence
 /// Expects a valid batch of a sequence or more, sizes equal to batch.total_tokens(), finite numbers where the mask is 1
 /// (where it is 0 they are not used), totals as loss_aggregation.hpp has them. Slopes may be the memory of the logps.
 /// With ref_logps and kl_loss_coef 0 only the statistics see the reference. Arithmetic in double, but see
-/// ppo_float_run.hpp for float; sums in a fixed tree; a number beyond T's range is T's largest. Allocates nothing; writes nothing if it throws.
+/// ppo_float_run.hpp for PPO's float; sums in a fixed tree; a number beyond T's range is T's largest. Allocates nothing;
+/// writes nothing if it throws.
 template <class T, PolicyGradientSurrogate S>
 T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::span<T> slopes,
                        aggregation_totals totals, loss_aggregation aggregation, S const& surrogate,
@@ -296,17 +295,29 @@ T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::
   validate(kl_loss);
   validate(batch, (std::numeric_limits<std::size_t>::max)());
   expects(batch.size() > 0, "policy_gradient_loss: at least one sequence");
+  bool const with_reference = !of.ref_logps.empty();
+  std::size_t const tokens = batch.total_tokens();
+  expects(of.logps.size() == tokens, "policy_gradient_loss: logps.size() == batch.total_tokens()", of.logps.size());
+  expects(of.old_logps.size() == tokens, "policy_gradient_loss: old_logps.size() == batch.total_tokens()", of.old_logps.size());
+  expects(of.advantages.size() == tokens, "policy_gradient_loss: advantages.size() == batch.total_tokens()", of.advantages.size());
+  expects(with_reference || kl_loss.kl_loss_coef == 0.0 || tokens == 0,
+          "policy_gradient_loss: ref_logps, which kl_loss_coef > 0 needs");
+  expects(!with_reference || of.ref_logps.size() == tokens, "policy_gradient_loss: ref_logps.size() == batch.total_tokens()",
+          of.ref_logps.size());
+  expects(slopes.size() == tokens, "policy_gradient_loss: slopes.size() == batch.total_tokens()", slopes.size());
+  validate(aggregation, totals, batch);
+
+  if constexpr (requires(double& loss) {
+                  policy_gradient_in_float(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics, loss);
+                }) {
+    double loss = 0.0;
+    if (policy_gradient_in_float(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics, loss))
+      return saturate_cast<T>(loss);
+  }
   expects_finite_tokens(of.logps, batch, "policy_gradient_loss: logps");
   expects_finite_tokens(of.old_logps, batch, "policy_gradient_loss: old_logps");
   expects_finite_tokens(of.advantages, batch, "policy_gradient_loss: advantages");
-  bool const with_reference = !of.ref_logps.empty();
-  expects(with_reference || kl_loss.kl_loss_coef == 0.0 || batch.total_tokens() == 0,
-          "policy_gradient_loss: ref_logps, which kl_loss_coef > 0 needs");
   if (with_reference) expects_finite_tokens(of.ref_logps, batch, "policy_gradient_loss: ref_logps");
-  expects(slopes.size() == batch.total_tokens(), "policy_gradient_loss: slopes.size() == batch.total_tokens()",
-          slopes.size());
-  validate(aggregation, totals, batch);
-
   bool const by_token = ratio_level_of(surrogate) == ratio_level::token;
   double const loss =
       by_token ? policy_gradient_by_token(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics)

@@ -102,43 +102,51 @@ template <class T>
   }
 }
 
-/// A run of float tokens with moderate numbers, in float: adds to loss and statistics, writes the slopes. False, with nothing
-/// done, for any other run.
-inline bool policy_gradient_in_float(policy_gradient_tokens<float> const& of, std::size_t first, std::size_t count,
-                                     std::span<float> slopes, double weight, ppo_options const& o,
+/// policy_gradient_loss of float tokens that are all moderate, in float: adds to *statistics, writes the slopes and returns
+/// true. False, with nothing done, for any other batch.
+inline bool policy_gradient_in_float(policy_gradient_tokens<float> const& of, sequences_view batch, std::span<float> slopes,
+                                     aggregation_totals const& totals, loss_aggregation aggregation, ppo_options const& o,
                                      kl_loss_options const& kl_loss, policy_gradient_statistics* statistics, double& loss) {
   double const high = 1.0 + (o.cliprange_high > 0.0 ? o.cliprange_high : o.cliprange);
-  bool const in_range = high <= 1e9 && o.dual_clip <= 1e9 && kl_loss.kl_loss_coef <= 1e9 && weight >= 1e-18 && weight <= 1e9;
-  ppo_float_tokens const in{of.logps.data() + first, of.old_logps.data() + first, of.advantages.data() + first,
-                            of.ref_logps.empty() ? nullptr : of.ref_logps.data() + first};
-  if (!in_range || kl_loss.bias_correction || !is_moderate(in, count)) return false;
-  ppo_float_results out;
-  ppo_float_terms const terms{.weight = static_cast<float>(weight),
-                              .kl_coef = static_cast<float>(kl_loss.kl_loss_coef),
-                              .cubic = kl_loss.kl_loss_estimator == kl_estimator::k3,
-                              .low = static_cast<float>(1.0 - o.cliprange),
-                              .high = static_cast<float>(high),
-                              .lower = o.dual_clip > 0.0 ? static_cast<float>(o.dual_clip) : largest_finite<float>};
-  ppo_float_run(in, count, terms, out);
+  ppo_float_tokens const all{of.logps.data(), of.old_logps.data(), of.advantages.data(), of.ref_logps.data(),
+                             batch.mask.data()};
+  auto const in_float = [](double x) { return x >= 1e-18 && x <= 1e9; };
+  bool const in_range = high <= 1e9 && o.dual_clip <= 1e9 && kl_loss.kl_loss_coef <= 1e9 &&
+                        in_float(token_weight(aggregation, totals, 1)) &&
+                        in_float(token_weight(aggregation, totals, batch.total_tokens()));
+  if (!in_range || kl_loss.bias_correction || !is_moderate(all, batch.total_tokens())) return false;
+  ppo_float_sums sums;
+  loss = 0.0;
+  auto const run = [&](std::size_t first, std::size_t end, std::size_t length) {
+    double const weight = token_weight(aggregation, totals, length);
+    sums.value = 0.0;
+    auto const pass = statistics != nullptr ? ppo_float_run<true> : ppo_float_run<false>;
+    pass({all.logp + first, all.old_logp + first, all.advantage + first,
+          all.ref_logp == nullptr ? nullptr : all.ref_logp + first, all.mask + first},
+         end - first,
+         {.weight = static_cast<float>(weight),
+          .kl_coef = static_cast<float>(kl_loss.kl_loss_coef),
+          .cubic = kl_loss.kl_loss_estimator == kl_estimator::k3,
+          .low = static_cast<float>(1.0 - o.cliprange),
+          .high = static_cast<float>(high),
+          .lower = o.dual_clip > 0.0 ? static_cast<float>(o.dual_clip) : largest_finite<float>},
+         slopes.data() + first, sums);
+    loss += weight * sums.value;
+  };
+  if (aggregation != loss_aggregation::sequence_mean)  // one weight for all
+    run(0, batch.total_tokens(), batch.total_tokens());
+  else
+    for (std::size_t b = 0; b < batch.size(); ++b)
+      run(batch.offsets[b], batch.offsets[b + 1], completion_tokens(batch.sequence_mask(b)));
   if (statistics != nullptr) {
-    double const tokens = static_cast<double>(count);
-    float clipped[token_run::size], dual_clipped[token_run::size], approxkl[token_run::size], squared[token_run::size];
-    for (std::size_t k = 0; k < count; ++k) {
-      float const A = in.advantage[k], r = out.ratio[k], d = in.logp[k] - in.old_logp[k];
-      dual_clipped[k] = A < 0.0f && r > terms.lower ? 1.0f : 0.0f;
-      clipped[k] = (A > 0.0f && r > terms.high) || (A < 0.0f && r < terms.low) ? 1.0f : 0.0f;
-      approxkl[k] = d * d * 0.5f;
-      squared[k] = r * r;
-    }
-    statistics->clipfrac.add({sum_of_run(clipped, count), tokens});
-    statistics->clipfrac_lower.add({sum_of_run(dual_clipped, count), tokens});
-    statistics->ratio.add({sum_of_run(out.ratio, count), tokens});
-    statistics->ratio_squared.add({sum_of_run(squared, count), tokens});
-    statistics->approxkl.add({sum_of_run(approxkl, count), tokens});
-    if (in.ref_logp != nullptr) statistics->kl.add({sum_of_run(out.kl, count), tokens});
+    double const n = static_cast<double>(completion_tokens(batch.mask));
+    statistics->add({.approxkl = {sums.approxkl, n},
+                     .clipfrac = {sums.clipped, n},
+                     .clipfrac_lower = {sums.dual_clipped, n},
+                     .ratio = {sums.ratio, n},
+                     .ratio_squared = {sums.ratio_squared, n},
+                     .kl = {sums.kl, of.ref_logps.empty() ? 0.0 : n}});
   }
-  loss += weight * sum_of_run(out.value, count);
-  for (std::size_t k = 0; k < count; ++k) slopes[first + k] = terms.weight * out.slope[k];
   return true;
 }
 

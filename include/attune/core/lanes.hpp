@@ -35,21 +35,26 @@ struct lanes<float, Bytes> {
   typedef float values_in_memory __attribute__((vector_size(Bytes), aligned(alignof(float)), may_alias));
   typedef std::int32_t integers __attribute__((vector_size(Bytes)));
 
+  static constexpr float rounder = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias
+
   static values exp(values x) noexcept {
-    constexpr float rounder = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias
     values const top = values{} + 88.5f;
-    values const y = x > top ? top : x;
-    values const shifted = y * 1.44269504088896341f + rounder;
+    integers const below = x < -87.3365f;
+    return (values)((integers)exp_inside(x > top ? top : x) & ~below);
+  }
+
+  /// For x inside the interval alone.
+  static values exp_inside(values x) noexcept {
+    values const shifted = x * 1.44269504088896341f + rounder;
     values const n = shifted - rounder;
-    values const r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    values const r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     values p = r * 0.0013926184037700295f + 0.008363178931176662f;
     p = p * r + 0.041666556149721146f;
     p = p * r + 0.16666576266288757f;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    values const scale = (values)((integers)shifted << 23);
-    return (values)((integers)(p * scale) & ~(integers)(x < -87.3365f));
+    return p * (values)((integers)shifted << 23);
   }
 };
 
@@ -79,7 +84,8 @@ struct lanes<double, Bytes> {
     p = p * r + 1.0;
     p = p * r + 1.0;
     values const scale = (values)((integers)shifted << 52);
-    return (values)((integers)(p * scale) & ~(integers)(x < -708.39));
+    integers const below = x < -708.39;
+    return (values)((integers)(p * scale) & ~below);
   }
 };
 

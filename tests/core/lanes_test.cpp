@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <attune/kernel/lanes.hpp>
+#include <attune/core/lanes.hpp>
 
 #include <cmath>
 #include <cstddef>
