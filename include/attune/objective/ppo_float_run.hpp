@@ -165,12 +165,12 @@ void ppo_float_run(ppo_float_tokens const& all, std::size_t count, ppo_float_ter
         }
         value.part[part] += token;
         if constexpr (WithStatistics) {
-          L::integers const beyond = (bounded != r) & (A != 0.0f), far = beyond & (A < 0.0f) & (r > terms.lower);
+          L::integers const beyond = (bounded != r) & (A != 0.0f), dual = beyond & (A < 0.0f) & (r > terms.lower);
           ratio.part[part] += selected ? r : zero;
           ratio_squared.part[part] += selected ? r * r : zero;
           approxkl.part[part] += moved * moved;
-          clipped.part[part] += (beyond & ~far) ? zero + 1.0f : zero;
-          dual_clipped.part[part] += far ? zero + 1.0f : zero;
+          clipped.part[part] += (beyond & ~dual) ? zero + 1.0f : zero;
+          dual_clipped.part[part] += dual ? zero + 1.0f : zero;
         }
         float* const to = in.whole(k) ? slopes + first + k : last + part * L::size;
         *reinterpret_cast<L::values_in_memory*>(to) = fall * -terms.weight + zero;  // 0, not -0, where the mask is
