@@ -85,6 +85,7 @@
 #include <attune/objective/unpaired/unpaired_loss.hpp>
 #include <attune/objective/value_and_slope.hpp>
 #include <attune/objective/value_loss.hpp>
+#include <attune/objective/vocabulary_shards.hpp>
 #include <attune/objective/whiten.hpp>
 #include <attune/train/adamw.hpp>
 #include <attune/train/batches.hpp>

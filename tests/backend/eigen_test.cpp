@@ -118,11 +118,11 @@ linear_answer<T> solve(B const& backend, linear_problem<T> const& p, std::size_t
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("eigen: keeps every law of a backend, bit for bit where rows are concerned", T, float, double) {
-  eigen_backend<T> backend;
+TEST_CASE_TEMPLATE("eigen: keeps every law of a backend, bit for bit where rows are concerned", S, float, double, bf16, f16) {
+  eigen_backend<S> backend;
   testing::expect_laws(testing::check_backend_laws(backend, {.bitwise_rows = true}));
   thread_pool pool(3);
-  eigen_backend<T> parallel(&pool, 7);
+  eigen_backend<S> parallel(&pool, 7);
   testing::expect_laws(testing::check_backend_laws(parallel, {.bitwise_rows = true}));
 }
 

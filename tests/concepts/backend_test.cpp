@@ -20,6 +20,7 @@ using bounds = std::span<std::size_t const>;
 /// The least that is a backend.
 struct archetype {
   using scalar = float;
+  using storage = float;
   void token_logps(in_matrix, ids, row_logps<float>) {}
   void token_logps_adjoint(in_matrix, ids, in_values, row_slopes<float>, out_matrix) {}
   void linear_token_logps(in_matrix, in_matrix, ids, row_logps<float>, out_values) {}
@@ -54,6 +55,21 @@ struct without_a_scalar : archetype {
   using scalar = void;
 };
 static_assert(!Backend<without_a_scalar>);
+
+struct without_a_storage : archetype {
+  using storage = void;
+};
+static_assert(!Backend<without_a_storage>);
+
+struct stores_another_type_than_its_operations_take : archetype {
+  using storage = bf16;
+};
+static_assert(!Backend<stores_another_type_than_its_operations_take>);
+
+struct computes_in_another_type_than_its_storage_is_for : archetype {
+  using scalar = double;
+};
+static_assert(!Backend<computes_in_another_type_than_its_storage_is_for>);
 
 struct counts_in_integers : archetype {
   using scalar = int;

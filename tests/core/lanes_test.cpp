@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include <attune/core/lanes.hpp>
 
+#include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 
 #include <doctest/doctest.h>
 #include <attune/core/random.hpp>
+#include <attune/core/storage.hpp>
 
 using namespace attune;
 
@@ -93,4 +97,38 @@ TEST_CASE_TEMPLATE("lanes: a group holds 64 bytes, loads and stores at any align
   part.store(few, 2);
   CHECK(few[1] == T(1));
   CHECK(few[2] == T(0));
+}
+
+// Every number of sixteen bits, and every float next to the middle between two of them, in each lane.
+TEST_CASE_TEMPLATE("lanes: sixteen-bit numbers are widened and narrowed as storage.hpp does it, to the bit", S, bf16, f16) {
+  using group = lane_group<float>;
+  auto const bits_of = [](float x) { return std::bit_cast<std::uint32_t>(x); };
+  std::size_t wrong = 0;
+  auto const narrows = [&](float const* x) {
+    S stored[group::size];
+    group::load(x).store(stored);
+    for (std::size_t j = 0; j < group::size; ++j) wrong += stored[j].bits != S(x[j]).bits;
+  };
+  for (std::uint32_t first = 0; first < 65536; first += group::size) {
+    S numbers[group::size + 1];
+    float wide[group::size];
+    for (std::size_t j = 0; j < group::size; ++j) numbers[j + 1] = S::from_bits(static_cast<std::uint16_t>(first + j));
+    group::load(numbers + 1).store(wide);
+    for (std::size_t j = 0; j < group::size; ++j) wrong += bits_of(wide[j]) != bits_of(static_cast<float>(numbers[j + 1]));
+    narrows(wide);
+    float const last_place = std::same_as<S, bf16> ? 0x1p16f : 0x1p13f;
+    for (std::uint32_t const off : {0u, 1u, static_cast<std::uint32_t>(last_place) / 2 - 1, static_cast<std::uint32_t>(last_place) / 2,
+                                    static_cast<std::uint32_t>(last_place) / 2 + 1, static_cast<std::uint32_t>(last_place) - 1}) {
+      float near[group::size];
+      for (std::size_t j = 0; j < group::size; ++j) near[j] = std::bit_cast<float>(bits_of(wide[j]) + off);
+      narrows(near);
+    }
+  }
+  random_stream random(9);
+  for (int i = 0; i < 20000; ++i) {
+    float any[group::size];
+    for (float& x : any) x = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+    narrows(any);
+  }
+  CHECK(wrong == 0);
 }

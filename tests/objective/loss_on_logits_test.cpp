@@ -379,3 +379,43 @@ TEST_CASE("loss_on_logits, loss_on_hidden: shapes that disagree and ids outside 
                           b.workspace);
         }) == "expected logps_on_hidden: logps.size() == batch.total_tokens(), got 17");
 }
+
+TEST_CASE_TEMPLATE("loss_on_logits, loss_on_hidden: in sixteen bits they are float's on the widened numbers, rounded once when stored", S,
+                   bf16, f16) {
+  batch b;
+  std::size_t const tokens = b.tokens(), v = batch::vocabulary, d = batch::dim;
+  auto const narrow = [](std::vector<double> const& x) {
+    std::vector<S> y;
+    for (double const a : x) y.push_back(S(static_cast<float>(a)));
+    return y;
+  };
+  auto const wide = [](std::vector<S> const& x) { return std::vector<float>(x.begin(), x.end()); };
+  std::vector<double> const reference{-3.0, -4.0, -5.0, -6.0};
+  auto objective = dpo_on_tokens(reference, {.beta = 0.3});
+  reference_backend<S> stored;
+  reference_backend<float> single;
+  loss_workspace<float> w;
+
+  std::vector<S> logits = narrow(b.logits), gradient(logits.size());
+  std::vector<float> const wide_logits = wide(logits);
+  std::vector<float> exact(logits.size());
+  auto const loss = loss_on_logits(single, objective, matrix_view<float const>{wide_logits.data(), tokens, v, batch::stride}, b.text,
+                                   matrix_view<float>{exact.data(), tokens, v, batch::stride}, w);
+  CHECK(loss_on_logits(stored, objective, matrix_view<S const>{logits.data(), tokens, v, batch::stride}, b.text,
+                       matrix_view<S>{gradient.data(), tokens, v, batch::stride}, w) == loss);
+  bool rounded_once = true;
+  for (std::size_t k = 0; k < exact.size(); ++k) rounded_once = rounded_once && gradient[k].bits == S(exact[k]).bits;
+  CHECK(rounded_once);
+
+  std::vector<S> const hidden = narrow(b.hidden), head = narrow(b.head);
+  std::vector<float> const wide_hidden = wide(hidden), wide_head = wide(head);
+  std::vector<S> dhidden(hidden.size());
+  std::vector<float> dhead(head.size(), 0.5f), exact_dhidden(hidden.size()), exact_dhead(head.size(), 0.5f);
+  auto const hidden_loss =
+      loss_on_hidden(single, objective, as_matrix<float const>(wide_hidden.data(), tokens, d), as_matrix<float const>(wide_head.data(), v, d),
+                     b.text, as_matrix(exact_dhidden.data(), tokens, d), as_matrix(exact_dhead.data(), v, d), w);
+  CHECK(loss_on_hidden(stored, objective, as_matrix<S const>(hidden.data(), tokens, d), as_matrix<S const>(head.data(), v, d), b.text,
+                       as_matrix(dhidden.data(), tokens, d), as_matrix(dhead.data(), v, d), w) == hidden_loss);
+  CHECK(dhead == exact_dhead);
+  for (std::size_t k = 0; k < hidden.size(); ++k) CHECK(dhidden[k].bits == S(exact_dhidden[k]).bits);
+}

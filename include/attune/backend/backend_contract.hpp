@@ -69,8 +69,8 @@ void expects_divergence(matrix_view<T const> logits, matrix_view<T const> ref_lo
           of.ref_log_normalizers.size());
 }
 
-template <class T>
-void expects_divergence_slopes(matrix_view<T const> logits, std::span<T const> slopes, matrix_view<T> dlogits) {
+template <class S, class T>
+void expects_divergence_slopes(matrix_view<S const> logits, std::span<T const> slopes, matrix_view<S> dlogits) {
   expects_matrix(dlogits);
   expects(slopes.size() == logits.rows, "token_kl_adjoint: one slope per row", slopes.size());
   expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols, "token_kl_adjoint: dlogits shaped as logits");

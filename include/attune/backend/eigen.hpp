@@ -17,6 +17,7 @@
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/contract.hpp>
 #include <attune/core/parallel.hpp>
+#include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
 #include <attune/kernel/divergence_row.hpp>
 #include <attune/kernel/token_row.hpp>
@@ -33,11 +34,15 @@ namespace attune {
 ///
 /// Beyond the concept: outputs of a row without a target are 0; a NaN among a row's log_normalizer and slopes makes the
 /// row's gradient NaN throughout. Throws contract_violation for sizes that disagree or a target outside the vocabulary.
-/// Allocates nothing itself; Eigen's product takes packing buffers of about a level-2 cache.
-template <std::floating_point T>
+/// Allocates nothing itself; Eigen's product takes packing buffers of about a level-2 cache. A head in sixteen bits is
+/// widened block by block into the workspace, whose size for it grows with the number of threads.
+template <StorageScalar S>
 class eigen_backend {
+  using T = arithmetic_t<S>;
+
  public:
   using scalar = T;
+  using storage = S;
 
   static constexpr std::size_t default_chunk = 256;
   static constexpr std::size_t largest_chunk = 4096;
@@ -49,7 +54,7 @@ class eigen_backend {
     expects(chunk >= 1 && chunk <= largest_chunk, "eigen_backend: chunk in [1, largest_chunk]", chunk);
   }
 
-  void token_logps(matrix_view<T const> logits, std::span<token_id const> targets, row_logps<T> out) const {
+  void token_logps(matrix_view<S const> logits, std::span<token_id const> targets, row_logps<T> out) const {
     expects_matrix(logits);
     expects_targets(targets, logits.rows, logits.cols);
     expects_outputs(out, logits.rows);
@@ -57,8 +62,8 @@ class eigen_backend {
              [&](std::size_t i) { score_row(logits.row(i), logits.cols, targets[i], out, i); });
   }
 
-  void token_logps_adjoint(matrix_view<T const> logits, std::span<token_id const> targets,
-                           std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<T> dlogits) const {
+  void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
+                           std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<S> dlogits) const {
     expects_matrix(logits);
     expects_matrix(dlogits);
     expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
@@ -70,7 +75,7 @@ class eigen_backend {
     });
   }
 
-  void linear_token_logps(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+  void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                           row_logps<T> out, std::span<T> workspace) const {
     expects_linear(hidden, head, targets, workspace);
     expects_outputs(out, hidden.rows);
@@ -84,9 +89,9 @@ class eigen_backend {
     });
   }
 
-  void linear_token_logps_adjoint(matrix_view<T const> hidden, matrix_view<T const> head,
+  void linear_token_logps_adjoint(matrix_view<S const> hidden, matrix_view<S const> head,
                                   std::span<token_id const> targets, std::span<T const> log_normalizers,
-                                  row_slopes<T> slopes, matrix_view<T> dhidden, matrix_view<T> dhead,
+                                  row_slopes<T> slopes, matrix_view<S> dhidden, matrix_view<T> dhead,
                                   std::span<T> workspace) const {
     expects_linear(hidden, head, targets, workspace);
     expects_slopes(log_normalizers, slopes, hidden.rows);
@@ -96,7 +101,7 @@ class eigen_backend {
             "linear_token_logps_adjoint: dhidden shaped as hidden");
     expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
     for (std::size_t i = 0; i < hidden.rows; ++i)
-      if (targets[i] == no_target) std::fill_n(dhidden.row(i), dhidden.cols, T(0));
+      if (targets[i] == no_target) std::fill_n(dhidden.row(i), dhidden.cols, S(0));
     each_chunk(hidden, head, targets, workspace, [&](chunk_of_rows const& chunk) {
       matrix_view<T> const dlogits = chunk.logits;
       each_row(dlogits.rows, head.rows, [&](std::size_t r) {
@@ -104,14 +109,15 @@ class eigen_backend {
         score_row_adjoint(dlogits.row(r), head.rows, r < chunk.count ? targets[i] : no_target, log_normalizers[i],
                           slopes, i, dlogits.row(r));
       });
-      tasks((dlogits.rows + token_block - 1) / token_block, [&](std::size_t task) {
+      tasks((dlogits.rows + token_block - 1) / token_block, [&](std::size_t task, std::size_t thread) {
         std::size_t const first = task * token_block;
         std::size_t const rows = (std::min)(token_block, dlogits.rows - first);
-        gemm_nn<T>(dlogits.middle_rows(first, rows), head, chunk.dhidden.middle_rows(first, rows));
+        multiply_by_head(dlogits.middle_rows(first, rows), head, chunk.dhidden.middle_rows(first, rows),
+                         chunk.widened[thread]);
         for (std::size_t r = first; r < (std::min)(first + rows, chunk.count); ++r)
-          std::copy_n(chunk.dhidden.row(r), dhidden.cols, dhidden.row(chunk.source[r]));
+          convert(chunk.dhidden.row(r), dhidden.cols, dhidden.row(chunk.source[r]));
       });
-      each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t count) {
+      each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t count, std::size_t) {
         gemm_tn<T>({dlogits.data + first, dlogits.rows, count, dlogits.row_stride}, chunk.hidden,
                    dhead.middle_rows(first, count), product::add);
       });
@@ -119,10 +125,11 @@ class eigen_backend {
   }
 
   std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t width) const noexcept {
-    return padded((std::min)(rows, chunk_), vocabulary, width) * (vocabulary + 2 * width);
+    std::size_t const gathered = padded((std::min)(rows, chunk_), vocabulary, width) * (vocabulary + 2 * width);
+    return gathered + threads() * widened_rows(vocabulary) * width;
   }
 
-  void token_kl(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+  void token_kl(matrix_view<S const> logits, matrix_view<S const> ref_logits, std::span<token_id const> targets,
                 kl_direction direction, row_kl<T> out) const {
     expects_divergence(logits, ref_logits, targets, out);
     each_row(logits.rows, logits.cols, [&](std::size_t i) {
@@ -130,9 +137,9 @@ class eigen_backend {
     });
   }
 
-  void token_kl_adjoint(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+  void token_kl_adjoint(matrix_view<S const> logits, matrix_view<S const> ref_logits, std::span<token_id const> targets,
                         kl_direction direction, row_kl<T const> of, std::span<T const> slopes,
-                        matrix_view<T> dlogits) const {
+                        matrix_view<S> dlogits) const {
     expects_divergence(logits, ref_logits, targets, of);
     expects_divergence_slopes(logits, slopes, dlogits);
     each_row(logits.rows, logits.cols, [&](std::size_t i) {
@@ -163,7 +170,7 @@ class eigen_backend {
     constexpr std::size_t least = 4096;
     std::size_t const piece = ((values.size() + pieces - 1) / pieces + least - 1) / least * least;
     std::array<double, pieces> sums{};
-    tasks(piece == 0 ? 0 : (values.size() + piece - 1) / piece, [&](std::size_t task) {
+    tasks(piece == 0 ? 0 : (values.size() + piece - 1) / piece, [&](std::size_t task, std::size_t) {
       std::size_t const first = task * piece;
       sums[task] = squares(values.subspan(first, (std::min)(piece, values.size() - first)));
     });
@@ -178,7 +185,7 @@ class eigen_backend {
     expects(gradient.size() == value.size() && first.size() == value.size() && second.size() == value.size(),
             "adamw: value, gradient and both moments of one length");
     constexpr std::size_t piece = 1 << 16;
-    tasks((value.size() + piece - 1) / piece, [&](std::size_t task) {
+    tasks((value.size() + piece - 1) / piece, [&](std::size_t task, std::size_t) {
       std::size_t const end = (std::min)(value.size(), (task + 1) * piece);
       std::size_t i = task * piece;
       for (; i + block_width <= end; i += block_width) step(update, &value[i], &gradient[i], &first[i], &second[i]);
@@ -201,6 +208,13 @@ class eigen_backend {
   static constexpr std::size_t vocabulary_block = 192;  // a task of a product; a multiple of Eigen's register blocks
   static constexpr std::size_t token_block = 128;
 
+  /// Each thread's rows of the head in T; of no size where the head is in T already.
+  struct scratch {
+    T* data;
+    std::size_t elements;
+    T* operator[](std::size_t thread) const noexcept { return data + thread * elements; }
+  };
+
   /// Rows that have a target, gathered; `count` of them real, the rest zero.
   struct chunk_of_rows {
     std::size_t const* source;  // (count) where the rows came from
@@ -208,7 +222,45 @@ class eigen_backend {
     matrix_view<T> hidden;   // (padded, D)
     matrix_view<T> logits;   // (padded, V)
     matrix_view<T> dhidden;  // (padded, D), not yet written
+    scratch widened;         // where each thread may widen a block of the head
   };
+
+  static constexpr bool widens = !std::same_as<S, T>;
+
+  std::size_t threads() const noexcept { return pool_ != nullptr ? pool_->threads() : 1; }
+
+  /// Of the largest vocabulary block.
+  static std::size_t widened_rows(std::size_t vocabulary) noexcept {
+    return widens ? (std::min)(vocabulary, 2 * vocabulary_block) : 0;
+  }
+
+  template <class From, class To>
+  static void convert(From const* from, std::size_t count, To* to) noexcept {
+    if constexpr (std::same_as<From, To>)
+      std::copy_n(from, count, to);
+    else
+      for (std::size_t i = 0; i < count; ++i) to[i] = To(from[i]);
+  }
+
+  /// Rows of the head in T, widened into `room` if need be.
+  static matrix_view<T const> head_rows(matrix_view<S const> head, std::size_t first, std::size_t count, T* room) noexcept {
+    if constexpr (widens) {
+      for (std::size_t r = 0; r < count; ++r) convert(head.row(first + r), head.cols, room + r * head.cols);
+      return as_matrix<T const>(room, count, head.cols);
+    } else {
+      return head.middle_rows(first, count);
+    }
+  }
+
+  /// to = dlogits head, block by block of the head where that has to be widened.
+  static void multiply_by_head(matrix_view<T const> dlogits, matrix_view<S const> head, matrix_view<T> to, T* room) {
+    std::size_t const block = widens ? vocabulary_block : head.rows;
+    for (std::size_t first = 0; first < head.rows; first += block) {
+      std::size_t const count = (std::min)(block, head.rows - first);
+      gemm_nn<T>({dlogits.data + first, dlogits.rows, count, dlogits.row_stride}, head_rows(head, first, count, room), to,
+                 first == 0 ? product::overwrite : product::add);
+    }
+  }
 
   /// Eigen computes a row of a product the same way wherever it stands if the number of rows is a multiple of its
   /// register block, 4 or 8, and if the product is not so small that another algorithm is taken.
@@ -220,16 +272,16 @@ class eigen_backend {
   template <class F>
   void tasks(std::size_t count, F const& f) const {
     if (pool_ != nullptr)
-      pool_->for_each(count, [&](std::size_t task, std::size_t) { f(task); });
+      pool_->for_each(count, f);
     else
-      for (std::size_t task = 0; task < count; ++task) f(task);
+      for (std::size_t task = 0; task < count; ++task) f(task, std::size_t{0});
   }
 
   /// Rows in tasks of about 32 K elements, so that waking a thread is worth it.
   template <class F>
   void each_row(std::size_t rows, std::size_t cols, F const& f) const {
     std::size_t const per_task = (std::max<std::size_t>)(1, 32768 / (std::max<std::size_t>)(1, cols));
-    tasks((rows + per_task - 1) / per_task, [&](std::size_t task) {
+    tasks((rows + per_task - 1) / per_task, [&](std::size_t task, std::size_t) {
       std::size_t const end = (std::min)(rows, (task + 1) * per_task);
       for (std::size_t i = task * per_task; i < end; ++i) f(i);
     });
@@ -239,13 +291,13 @@ class eigen_backend {
   template <class F>
   void each_vocabulary_block(std::size_t vocabulary, F const& f) const {
     std::size_t const blocks = (std::max<std::size_t>)(1, vocabulary / vocabulary_block);
-    tasks(blocks, [&](std::size_t block) {
+    tasks(blocks, [&](std::size_t block, std::size_t thread) {
       std::size_t const first = block * vocabulary_block;
-      f(first, block + 1 == blocks ? vocabulary - first : vocabulary_block);
+      f(first, block + 1 == blocks ? vocabulary - first : vocabulary_block, thread);
     });
   }
 
-  void expects_linear(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+  void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                       std::span<T> workspace) const {
     expects_matrix(hidden);
     expects_matrix(head);
@@ -257,7 +309,7 @@ class eigen_backend {
 
   /// Calls f with one chunk after another: rows gathered, logits computed.
   template <class F>
-  void each_chunk(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+  void each_chunk(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                   std::span<T> workspace, F const& f) const {
     std::array<std::size_t, largest_chunk> source;
     std::size_t next = 0;
@@ -270,16 +322,17 @@ class eigen_backend {
       T* const gathered = workspace.data();
       T* const logits = gathered + rows * head.cols;
       T* const dhidden = logits + rows * head.rows;
+      scratch const widened{dhidden + rows * head.cols, widened_rows(head.rows) * head.cols};
       chunk_of_rows const chunk{source.data(), count, as_matrix(gathered, rows, head.cols),
-                                as_matrix(logits, rows, head.rows), as_matrix(dhidden, rows, head.cols)};
+                                as_matrix(logits, rows, head.rows), as_matrix(dhidden, rows, head.cols), widened};
       for (std::size_t r = 0; r < rows; ++r) {
         if (r < count)
-          std::copy_n(hidden.row(source[r]), head.cols, chunk.hidden.row(r));
+          convert(hidden.row(source[r]), head.cols, chunk.hidden.row(r));
         else
           std::fill_n(chunk.hidden.row(r), head.cols, T(0));
       }
-      each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t entries) {
-        gemm_nt<T>(chunk.hidden, head.middle_rows(first, entries), {logits + first, rows, entries, head.rows});
+      each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t entries, std::size_t thread) {
+        gemm_nt<T>(chunk.hidden, head_rows(head, first, entries, widened[thread]), {logits + first, rows, entries, head.rows});
       });
       f(chunk);
     }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <concepts>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -11,6 +10,7 @@
 #include <attune/concepts/backend.hpp>
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/contract.hpp>
+#include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
 
 namespace attune {
@@ -21,20 +21,23 @@ namespace attune {
 /// Beyond the concept: outputs of a row without a target are 0; a NaN among a row's log_normalizer and slopes makes the
 /// row's gradient NaN throughout. Throws contract_violation for sizes that disagree or a target outside the vocabulary.
 /// Allocates nothing. Every result is a function of the arguments' values alone.
-template <std::floating_point T>
+template <StorageScalar S>
 class reference_backend {
+  using T = arithmetic_t<S>;
+
  public:
   using scalar = T;
+  using storage = S;
 
-  void token_logps(matrix_view<T const> logits, std::span<token_id const> targets, row_logps<T> out) const {
+  void token_logps(matrix_view<S const> logits, std::span<token_id const> targets, row_logps<T> out) const {
     expects_matrix(logits);
     expects_targets(targets, logits.rows, logits.cols);
     expects_outputs(out, logits.rows);
     for (std::size_t i = 0; i < logits.rows; ++i) forward_row(logits.row(i), logits.cols, targets[i], out, i);
   }
 
-  void token_logps_adjoint(matrix_view<T const> logits, std::span<token_id const> targets,
-                           std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<T> dlogits) const {
+  void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
+                           std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<S> dlogits) const {
     expects_matrix(logits);
     expects_matrix(dlogits);
     expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
@@ -43,10 +46,10 @@ class reference_backend {
     expects_slopes(log_normalizers, slopes, logits.rows);
     for (std::size_t i = 0; i < logits.rows; ++i)
       for (std::size_t v = 0; v < logits.cols; ++v)
-        dlogits(i, v) = adjoint(logits(i, v), v, logits.cols, targets[i], log_normalizers[i], slopes, i);
+        dlogits(i, v) = S(adjoint(static_cast<T>(logits(i, v)), v, logits.cols, targets[i], log_normalizers[i], slopes, i));
   }
 
-  void linear_token_logps(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+  void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                           row_logps<T> out, std::span<T> workspace) const {
     expects_linear(hidden, head, targets, workspace);
     expects_outputs(out, hidden.rows);
@@ -57,9 +60,9 @@ class reference_backend {
     }
   }
 
-  void linear_token_logps_adjoint(matrix_view<T const> hidden, matrix_view<T const> head,
+  void linear_token_logps_adjoint(matrix_view<S const> hidden, matrix_view<S const> head,
                                   std::span<token_id const> targets, std::span<T const> log_normalizers,
-                                  row_slopes<T> slopes, matrix_view<T> dhidden, matrix_view<T> dhead,
+                                  row_slopes<T> slopes, matrix_view<S> dhidden, matrix_view<T> dhead,
                                   std::span<T> workspace) const {
     expects_linear(hidden, head, targets, workspace);
     expects_slopes(log_normalizers, slopes, hidden.rows);
@@ -81,7 +84,7 @@ class reference_backend {
         if (targets[i] != no_target)
           for (std::size_t v = 0; v < head.rows; ++v)
             sum += static_cast<double>(row[v]) * static_cast<double>(head(v, d));
-        dhidden(i, d) = static_cast<T>(sum);
+        dhidden(i, d) = S(static_cast<T>(sum));
       }
     }
 
@@ -101,7 +104,7 @@ class reference_backend {
     return rows + vocabulary;
   }
 
-  void token_kl(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+  void token_kl(matrix_view<S const> logits, matrix_view<S const> ref_logits, std::span<token_id const> targets,
                 kl_direction direction, row_kl<T> out) const {
     expects_divergence(logits, ref_logits, targets, out);
     for (std::size_t i = 0; i < logits.rows; ++i) {
@@ -116,9 +119,9 @@ class reference_backend {
     }
   }
 
-  void token_kl_adjoint(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,
+  void token_kl_adjoint(matrix_view<S const> logits, matrix_view<S const> ref_logits, std::span<token_id const> targets,
                         kl_direction direction, row_kl<T const> of, std::span<T const> slopes,
-                        matrix_view<T> dlogits) const {
+                        matrix_view<S> dlogits) const {
     expects_divergence(logits, ref_logits, targets, of);
     expects_divergence_slopes(logits, slopes, dlogits);
     for (std::size_t i = 0; i < logits.rows; ++i) {
@@ -127,14 +130,14 @@ class reference_backend {
       double const z = static_cast<double>(of.log_normalizers[i]), w = static_cast<double>(of.ref_log_normalizers[i]);
       bool const defined = std::isfinite(kl) && std::isfinite(slope) && std::isfinite(z) && std::isfinite(w);
       for (std::size_t v = 0; v < logits.cols; ++v) {
-        if (!defined) dlogits(i, v) = std::numeric_limits<T>::quiet_NaN();
+        if (!defined) dlogits(i, v) = S(std::numeric_limits<T>::quiet_NaN());
         if (!defined || logits(i, v) == -std::numeric_limits<T>::infinity()) continue;
         double const logp = static_cast<double>(logits(i, v)) - z, logq = static_cast<double>(ref_logits(i, v)) - w;
         double const p = std::exp(logp);
         if (direction == kl_direction::forward)
-          dlogits(i, v) += static_cast<T>(slope * (p - std::exp(logq)));
+          dlogits(i, v) = S(static_cast<T>(dlogits(i, v)) + static_cast<T>(slope * (p - std::exp(logq))));
         else if (p > 0.0)
-          dlogits(i, v) += static_cast<T>(slope * p * ((logp - logq) - kl));
+          dlogits(i, v) = S(static_cast<T>(dlogits(i, v)) + static_cast<T>(slope * p * ((logp - logq) - kl)));
       }
     }
   }
@@ -168,7 +171,7 @@ class reference_backend {
   }
 
  private:
-  void expects_linear(matrix_view<T const> hidden, matrix_view<T const> head, std::span<token_id const> targets,
+  void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                       std::span<T> workspace) const {
     expects_matrix(hidden);
     expects_matrix(head);
@@ -178,7 +181,7 @@ class reference_backend {
             "backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
   }
 
-  static T logit(matrix_view<T const> hidden, matrix_view<T const> head, std::size_t i, std::size_t v) noexcept {
+  static T logit(matrix_view<S const> hidden, matrix_view<S const> head, std::size_t i, std::size_t v) noexcept {
     double sum = 0.0;
     for (std::size_t d = 0; d < hidden.cols; ++d)
       sum += static_cast<double>(hidden(i, d)) * static_cast<double>(head(v, d));
@@ -191,7 +194,8 @@ class reference_backend {
 
   /// log sum over v of exp(x[v]) = m + log sum over v of exp(x[v] - m), m the maximum. With all -inf, with +inf or with
   /// NaN the difference x[v] - m is NaN somewhere, and so is the result.
-  static normalizer normalize(T const* x, std::size_t count) noexcept {
+  template <class X>
+  static normalizer normalize(X const* x, std::size_t count) noexcept {
     double maximum = -std::numeric_limits<double>::infinity();
     for (std::size_t v = 0; v < count; ++v)
       if (static_cast<double>(x[v]) > maximum) maximum = static_cast<double>(x[v]);
@@ -201,7 +205,7 @@ class reference_backend {
   }
 
   /// sum over v of p (log p - log q), 0 where p is 0; rounding below 0 is 0.
-  static double divergence(T const* x, normalizer p, T const* y, normalizer q, std::size_t count) noexcept {
+  static double divergence(S const* x, normalizer p, S const* y, normalizer q, std::size_t count) noexcept {
     if (std::isnan(p.log_sum) || std::isnan(q.log_sum)) return std::numeric_limits<double>::quiet_NaN();
     double sum = 0.0;
     for (std::size_t v = 0; v < count; ++v) {
@@ -212,7 +216,8 @@ class reference_backend {
     return sum < 0.0 ? 0.0 : sum;
   }
 
-  static void forward_row(T const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
+  template <class X>
+  static void forward_row(X const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
     if (target == no_target) {
       out.logps[i] = out.log_normalizers[i] = T(0);
       if (!out.mean_logps.empty()) out.mean_logps[i] = T(0);

@@ -7,6 +7,7 @@
 
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/sequences.hpp>
+#include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
 
 /// The primitive operations a tensor library or a device lends to attune, over raw views: any memory that has a pointer
@@ -51,8 +52,11 @@ struct row_kl {
   std::span<T> ref_log_normalizers;  // (N) of the reference's rows
 };
 
-/// Shapes: N rows, V vocabulary, D width. Storage is T; sums over the vocabulary run in at least T's precision with the
-/// row's maximum subtracted, sums over a segment in double. Nothing is allocated; scratch is passed in.
+/// Shapes: N rows, V vocabulary, D width. Numbers lie in two types: matrices of logits, hidden states and the head, and the
+/// gradients that overwrite them, in B::storage; whatever is one per row or token, parameters' gradients and moments, and
+/// the workspace in B::scalar, which is what storage is computed in (storage.hpp: float for bf16 and f16, else the same).
+/// Sums over the vocabulary run in at least scalar's precision with the row's maximum subtracted, sums over a segment in
+/// double. What goes to storage is rounded once. Nothing is allocated; scratch is passed in.
 ///
 ///   token_logps(logits (N,V), targets (N), row_logps)
 ///   token_logps_adjoint(logits, targets, log_normalizers (N), row_slopes, dlogits (N,V))
@@ -63,8 +67,8 @@ struct row_kl {
 ///       the same for logits = hidden head^T, of which only a chunk of rows exists at a time; rows without a target
 ///       are dropped before the product
 ///   linear_token_logps_adjoint(hidden, head, targets, log_normalizers, row_slopes, dhidden (N,D), dhead (V,D), workspace)
-///       dhidden is overwritten (zero rows where there is no target), dhead is added to; no aliasing
-///   linear_workspace(N, V, D)                     elements of T that both linear calls need
+///       dhidden is overwritten (zero rows where there is no target), dhead, in scalar, is added to; no aliasing
+///   linear_workspace(N, V, D)                     elements of scalar that both linear calls need
 ///   token_kl(logits (N,V), ref_logits (N,V), targets (N), direction, row_kl)
 ///       the divergence of whole rows, p_i = softmax(logits[i]) from q_i = softmax(ref_logits[i]); targets say only
 ///       which rows count, the others get 0
@@ -81,20 +85,21 @@ struct row_kl {
 /// logit -inf has logp -inf. A row that is all -inf, or holds NaN or +inf, gives NaN for that row only.
 /// In a divergence 0 log(0 / q) is 0, also where both are 0, and p log(p / 0) is +inf; the adjoint of a row whose
 /// divergence is not finite is NaN. Laws are executable: testing::check_backend_laws. Modelled by: reference_backend
-/// (plain loops, the oracle), eigen_backend.
+/// (plain loops, the oracle), eigen_backend, both with any storage.
 template <class B>
 concept Backend =
-    std::floating_point<typename B::scalar> &&
-    requires(B& b, matrix_view<typename B::scalar const> in, matrix_view<typename B::scalar> out,
-             std::span<token_id const> targets, row_logps<typename B::scalar> forward,
-             row_slopes<typename B::scalar> slopes, std::span<typename B::scalar const> values,
-             std::span<typename B::scalar> result, std::span<std::size_t const> offsets, std::size_t n,
-             adamw_update<typename B::scalar> update, kl_direction direction, row_kl<typename B::scalar> divergence,
-             row_kl<typename B::scalar const> seen) {
+    std::floating_point<typename B::scalar> && StorageScalar<typename B::storage> &&
+    std::same_as<typename B::scalar, arithmetic_t<typename B::storage>> &&
+    requires(B& b, matrix_view<typename B::storage const> in, matrix_view<typename B::storage> out,
+             matrix_view<typename B::scalar> dhead, std::span<token_id const> targets,
+             row_logps<typename B::scalar> forward, row_slopes<typename B::scalar> slopes,
+             std::span<typename B::scalar const> values, std::span<typename B::scalar> result,
+             std::span<std::size_t const> offsets, std::size_t n, adamw_update<typename B::scalar> update,
+             kl_direction direction, row_kl<typename B::scalar> divergence, row_kl<typename B::scalar const> seen) {
       b.token_logps(in, targets, forward);
       b.token_logps_adjoint(in, targets, values, slopes, out);
       b.linear_token_logps(in, in, targets, forward, result);
-      b.linear_token_logps_adjoint(in, in, targets, values, slopes, out, out, result);
+      b.linear_token_logps_adjoint(in, in, targets, values, slopes, out, dhead, result);
       { b.linear_workspace(n, n, n) } -> std::same_as<std::size_t>;
       b.token_kl(in, in, targets, direction, divergence);
       b.token_kl_adjoint(in, in, targets, direction, seen, values, out);

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+
+#include <attune/core/storage.hpp>
 
 /// Vectors of the machine through the extension that g++ and clang share. Arithmetic on them reads like arithmetic on
 /// numbers and does not hang on whether a loop happens to be vectorised.
@@ -26,14 +30,14 @@ inline constexpr std::size_t register_bytes = 16;
 /// Method: x = n ln2 + r with n integer, |r| <= ln2 / 2 (Cody & Waite 1980: ln2 in two parts, the first short enough
 /// for n * ln2 to be exact); exp(r) by a polynomial that interpolates at Chebyshev nodes; 2^n made from the bits of the
 /// number that rounded n: a large constant whose last bit counts ones, and that carries the exponent's bias.
-template <class T, std::size_t Bytes = register_bytes>
+template <class T>
 struct lanes;
 
-template <std::size_t Bytes>
-struct lanes<float, Bytes> {
-  typedef float values __attribute__((vector_size(Bytes)));
-  typedef float values_in_memory __attribute__((vector_size(Bytes), aligned(alignof(float)), may_alias));
-  typedef std::int32_t integers __attribute__((vector_size(Bytes)));
+template <>
+struct lanes<float> {
+  typedef float values __attribute__((vector_size(register_bytes)));
+  typedef float values_in_memory __attribute__((vector_size(register_bytes), aligned(alignof(float)), may_alias));
+  typedef std::int32_t integers __attribute__((vector_size(register_bytes)));
 
   static constexpr float rounder = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias
 
@@ -56,13 +60,59 @@ struct lanes<float, Bytes> {
     p = p * r + 1.0f;
     return p * (values)((integers)shifted << 23);
   }
+
+  // Sixteen-bit numbers, as storage.hpp has them, lane by lane.
+
+  static values load(bf16 const* x) noexcept { return (values)(words_at(x) << 16); }
+
+  static values load(f16 const* x) noexcept {
+    words const h = words_at(x);
+    values const magnitude = (values)((h & 0x7FFFu) << 13) * 0x1p112f;  // subnormals too: the product is exact
+    words const beyond = (words)((h & 0x7C00u) == 0x7C00u) & 0x7F800000u;
+    return (values)((words)magnitude | beyond | (h & 0x8000u) << 16);
+  }
+
+  static void store(bf16* x, values y) noexcept {
+    words const bits = (words)y;
+    words const rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    words const is_nan = (words)((bits & 0x7FFFFFFFu) > 0x7F800000u);
+    put_words(x, (rounded & ~is_nan) | ((bits >> 16 | 0x40u) & is_nan));
+  }
+
+  static void store(f16* x, values y) noexcept {
+    words const bits = (words)y, magnitude = bits & 0x7FFFFFFFu;
+    words result = ((magnitude + 0xFFFu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10);
+    words const subnormal = (words)((values)magnitude + 0.5f) - 0x3F000000u;  // the addition rounds to the last place, 2^-24
+    words const is_subnormal = (words)(magnitude < 0x38800000u);
+    result = (result & ~is_subnormal) | (subnormal & is_subnormal);
+    words const is_large = (words)(magnitude >= 0x477FF000u);
+    result = (result & ~is_large) | (0x7C00u & is_large);
+    words const is_nan = (words)(magnitude > 0x7F800000u);
+    result = (result & ~is_nan) | ((0x7E00u | (magnitude >> 13 & 0x1FFu)) & is_nan);
+    put_words(x, result | (bits >> 16 & 0x8000u));
+  }
+
+ private:
+  typedef std::uint32_t words __attribute__((vector_size(register_bytes)));
+  typedef std::uint16_t halves __attribute__((vector_size(register_bytes / 2)));
+
+  static words words_at(void const* x) noexcept {
+    halves h;
+    std::memcpy(&h, x, sizeof h);
+    return __builtin_convertvector(h, words);
+  }
+
+  static void put_words(void* x, words w) noexcept {
+    halves const h = __builtin_convertvector(w, halves);
+    std::memcpy(x, &h, sizeof h);
+  }
 };
 
-template <std::size_t Bytes>
-struct lanes<double, Bytes> {
-  typedef double values __attribute__((vector_size(Bytes)));
-  typedef double values_in_memory __attribute__((vector_size(Bytes), aligned(alignof(double)), may_alias));
-  typedef std::int64_t integers __attribute__((vector_size(Bytes)));
+template <>
+struct lanes<double> {
+  typedef double values __attribute__((vector_size(register_bytes)));
+  typedef double values_in_memory __attribute__((vector_size(register_bytes), aligned(alignof(double)), may_alias));
+  typedef std::int64_t integers __attribute__((vector_size(register_bytes)));
 
   static values exp(values x) noexcept {
     constexpr double rounder = 6755399441055744.0 + 1023.0;  // 1.5 * 2^52 + bias
@@ -113,11 +163,20 @@ struct lane_group {
     return g;
   }
 
+  /// Sixteen-bit numbers, widened.
+  template <class S>
+  requires(!std::same_as<S, T>) static lane_group load(S const* x) noexcept {
+    lane_group g;
+    for (std::size_t r = 0; r < registers; ++r) g.part[r] = lanes<T>::load(x + r * per_register);
+    return g;
+  }
+
   /// The first count < size elements of x, the rest filled.
-  static lane_group load(T const* x, std::size_t count, T filler) noexcept {
+  template <class S>
+  static lane_group load(S const* x, std::size_t count, T filler) noexcept {
     T all[size];
     for (std::size_t j = 0; j < size; ++j) all[j] = filler;
-    for (std::size_t j = 0; j < count; ++j) all[j] = x[j];
+    for (std::size_t j = 0; j < count; ++j) all[j] = static_cast<T>(x[j]);
     return load(all);
   }
 
@@ -126,10 +185,17 @@ struct lane_group {
       *reinterpret_cast<typename lanes<T>::values_in_memory*>(x + r * per_register) = part[r];
   }
 
-  void store(T* x, std::size_t count) const noexcept {
+  /// Narrowed to sixteen bits each.
+  template <class S>
+  requires(!std::same_as<S, T>) void store(S* x) const noexcept {
+    for (std::size_t r = 0; r < registers; ++r) lanes<T>::store(x + r * per_register, part[r]);
+  }
+
+  template <class S>
+  void store(S* x, std::size_t count) const noexcept {
     T all[size];
     store(all);
-    for (std::size_t j = 0; j < count; ++j) x[j] = all[j];
+    for (std::size_t j = 0; j < count; ++j) x[j] = S(all[j]);
   }
 
   /// The sum of all lanes, first to last.

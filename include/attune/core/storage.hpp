@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 
 #include <attune/core/host_device.hpp>
@@ -77,5 +78,25 @@ struct f16 {
     return static_cast<std::uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
   }
 };
+
+/// What a computer adds and multiplies where numbers lie in memory as S.
+template <class S>
+struct arithmetic {
+  using type = S;
+};
+template <>
+struct arithmetic<bf16> {
+  using type = float;
+};
+template <>
+struct arithmetic<f16> {
+  using type = float;
+};
+template <class S>
+using arithmetic_t = typename arithmetic<S>::type;
+
+/// float, double, or one of the sixteen-bit numbers that stand for floats.
+template <class S>
+concept StorageScalar = std::same_as<S, float> || std::same_as<S, double> || std::same_as<S, bf16> || std::same_as<S, f16>;
 
 }  // namespace attune

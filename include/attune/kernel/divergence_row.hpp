@@ -7,6 +7,7 @@
 
 #include <attune/concepts/backend.hpp>
 #include <attune/core/lanes.hpp>
+#include <attune/core/storage.hpp>
 #include <attune/kernel/softmax_row.hpp>
 
 /// Two rows of logits on a CPU: the Kullback-Leibler divergence of one softmax from the other, and its gradient. Both
@@ -17,9 +18,10 @@ namespace attune {
 /// sum over v of p (log p - log q) in nats, p = softmax(logits) and q = softmax(other), of the rows that s and r
 /// summarize. Where p underflows its term is 0, -inf among them, whatever q is; where q is 0 and p is not it is +inf.
 /// NaN where either row has no distribution. Never negative: rounding below 0 is 0, and equal rows give exactly 0.
-template <class T>
-[[nodiscard]] double softmax_divergence(T const* logits, T const* other, std::size_t count, softmax_summary const& s,
+template <class S>
+[[nodiscard]] double softmax_divergence(S const* logits, S const* other, std::size_t count, softmax_summary const& s,
                                         softmax_summary const& r) noexcept {
+  using T = arithmetic_t<S>;
   using group = lane_group<T>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
@@ -28,8 +30,8 @@ template <class T>
   T const shift = static_cast<T>(s.log_sum - r.log_sum);
   double sum = 0.0;
   for (std::size_t first = 0; first < count; first += softmax_block) {
-    T const* const x = logits + first;
-    T const* const y = other + first;
+    S const* const x = logits + first;
+    S const* const y = other + first;
     std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
     std::size_t const rest = length % group::size;
     std::size_t const whole = length - rest;
@@ -52,9 +54,10 @@ template <class T>
 
 /// Entry i of `out`: the divergence between the rows x (of the policy) and y (of the reference) and both normalisers; 0
 /// without a target, and then nothing is read.
-template <class T>
-void divergence_row(T const* x, T const* y, std::size_t count, token_id target, kl_direction direction, row_kl<T> out,
-                    std::size_t i) noexcept {
+template <class S>
+void divergence_row(S const* x, S const* y, std::size_t count, token_id target, kl_direction direction,
+                    row_kl<arithmetic_t<S>> out, std::size_t i) noexcept {
+  using T = arithmetic_t<S>;
   if (target == no_target) {
     out.kl[i] = out.log_normalizers[i] = out.ref_log_normalizers[i] = T(0);
     return;
@@ -67,8 +70,9 @@ void divergence_row(T const* x, T const* y, std::size_t count, token_id target, 
 }
 
 /// out[v] += f(x[v], y[v]) for an f of lanes.
-template <class T, class F>
-void add_over_logits(T const* x, T const* y, std::size_t count, T* out, F const& f) noexcept {
+template <class S, class F>
+void add_over_logits(S const* x, S const* y, std::size_t count, S* out, F const& f) noexcept {
+  using T = arithmetic_t<S>;
   using group = lane_group<T>;
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   auto const sum = [&](group const& a, group const& b, group into) {
@@ -89,14 +93,15 @@ void add_over_logits(T const* x, T const* y, std::size_t count, T* out, F const&
 /// Adds to out (count) what `slope` times the divergence's gradient in x is, from entry i of what divergence_row wrote.
 /// A divergence, normaliser or slope that is not finite makes the whole row NaN; so where x[v] is -inf and the divergence
 /// is finite, q underflows or does not count, and exactly nothing is added. out is neither x nor y.
-template <class T>
-void divergence_row_adjoint(T const* x, T const* y, std::size_t count, kl_direction direction, row_kl<T const> of,
-                            T slope, std::size_t i, T* out) noexcept {
+template <class S>
+void divergence_row_adjoint(S const* x, S const* y, std::size_t count, kl_direction direction,
+                            row_kl<arithmetic_t<S> const> of, arithmetic_t<S> slope, std::size_t i, S* out) noexcept {
+  using T = arithmetic_t<S>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
   T const kl = of.kl[i], normalizer = of.log_normalizers[i], ref_normalizer = of.ref_log_normalizers[i];
   if (!std::isfinite(kl) || !std::isfinite(normalizer) || !std::isfinite(ref_normalizer) || !std::isfinite(slope)) {
-    for (std::size_t v = 0; v < count; ++v) out[v] = std::numeric_limits<T>::quiet_NaN();
+    for (std::size_t v = 0; v < count; ++v) out[v] = S(std::numeric_limits<T>::quiet_NaN());
     return;
   }
   if (direction == kl_direction::reverse)

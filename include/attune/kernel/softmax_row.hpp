@@ -6,10 +6,12 @@
 #include <limits>
 
 #include <attune/core/lanes.hpp>
+#include <attune/core/storage.hpp>
 
 /// One row of logits on a CPU: its normaliser, entropy and collision probability, and the gradient of a log-probability
 /// and of the entropy in it. The row comes from memory once in each direction, in blocks that stay in the first-level
-/// cache, and once more for the entropy and for the collisions; nothing beside the row is written.
+/// cache, and once more for the entropy and for the collisions; nothing beside the row is written. Rows are of any
+/// StorageScalar S; what is computed is computed in arithmetic_t<S>, and a gradient is rounded once, when it is stored.
 ///
 /// Determinism: element v always lands in the same lane of the same block, and the last few elements go through the
 /// same arithmetic as all others. Results are a function of the values alone, never of the pointer's alignment or of
@@ -29,15 +31,16 @@ struct softmax_summary {
 };
 
 /// Reads count >= 1 logits. NaN or +inf among them, or nothing but -inf, makes log_sum NaN.
-template <class T>
-[[nodiscard]] softmax_summary summarize_logits(T const* logits, std::size_t count, bool with_mean) noexcept {
+template <class S>
+[[nodiscard]] softmax_summary summarize_logits(S const* logits, std::size_t count, bool with_mean) noexcept {
+  using T = arithmetic_t<S>;
   using group = lane_group<T>;
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   T maximum = lowest;
   double sum = 0.0;
   double plain_sum = 0.0;
   for (std::size_t first = 0; first < count; first += softmax_block) {
-    T const* const x = logits + first;
+    S const* const x = logits + first;
     std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
     std::size_t const rest = length % group::size;
     std::size_t const whole = length - rest;
@@ -83,15 +86,16 @@ template <class T>
 /// -sum over v of p log p in nats, p = softmax(logits), of the row that s summarizes; NaN where s.log_sum is. With
 /// d = logits[v] - maximum it is log_sum - sum of e^d d / e^log_sum: two terms of one sign, so nothing cancels. Where p
 /// underflows, -inf among them, p log p is 0.
-template <class T>
-[[nodiscard]] double softmax_entropy(T const* logits, std::size_t count, softmax_summary const& s) noexcept {
+template <class S>
+[[nodiscard]] double softmax_entropy(S const* logits, std::size_t count, softmax_summary const& s) noexcept {
+  using T = arithmetic_t<S>;
   using group = lane_group<T>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
   T const maximum = static_cast<T>(s.maximum);
   double sum = 0.0;
   for (std::size_t first = 0; first < count; first += softmax_block) {
-    T const* const x = logits + first;
+    S const* const x = logits + first;
     std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
     std::size_t const rest = length % group::size;
     std::size_t const whole = length - rest;
@@ -112,13 +116,14 @@ template <class T>
 
 /// log sum over v of p^2, p = softmax(logits), of the row that s summarizes: the log of the probability that two draws
 /// agree, in [-log count, 0]; NaN where s.log_sum is.
-template <class T>
-[[nodiscard]] double softmax_collision(T const* logits, std::size_t count, softmax_summary const& s) noexcept {
+template <class S>
+[[nodiscard]] double softmax_collision(S const* logits, std::size_t count, softmax_summary const& s) noexcept {
+  using T = arithmetic_t<S>;
   using group = lane_group<T>;
   T const maximum = static_cast<T>(s.maximum);
   double sum = 0.0;  // >= 1: the largest logit's term
   for (std::size_t first = 0; first < count; first += softmax_block) {
-    T const* const x = logits + first;
+    S const* const x = logits + first;
     std::size_t const length = count - first < softmax_block ? count - first : softmax_block;
     std::size_t const rest = length % group::size;
     std::size_t const whole = length - rest;
@@ -137,8 +142,9 @@ template <class T>
 }
 
 /// out[v] = f(logits[v]) for an f of lanes, and exactly 0 where logits[v] is -inf. out may be logits itself.
-template <class T, class F>
-void map_logits(T const* logits, std::size_t count, T* out, F const& f) noexcept {
+template <class S, class F>
+void map_logits(S const* logits, std::size_t count, S* out, F const& f) noexcept {
+  using T = arithmetic_t<S>;
   using group = lane_group<T>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
@@ -158,20 +164,23 @@ void map_logits(T const* logits, std::size_t count, T* out, F const& f) noexcept
 
 /// out[v] = factor * exp(logits[v] - log_normalizer) + offset, and exactly 0 where logits[v] is -inf. A NaN among the
 /// numbers passed makes the whole row NaN. out may be logits itself.
-template <class T>
-void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T factor, T offset, T* out) noexcept {
+template <class S>
+void scaled_softmax(S const* logits, std::size_t count, arithmetic_t<S> log_normalizer, arithmetic_t<S> factor,
+                    arithmetic_t<S> offset, S* out) noexcept {
+  using T = arithmetic_t<S>;
   using values = typename lanes<T>::values;
   if (log_normalizer != log_normalizer || factor != factor || offset != offset) {
-    for (std::size_t v = 0; v < count; ++v) out[v] = std::numeric_limits<T>::quiet_NaN();
+    for (std::size_t v = 0; v < count; ++v) out[v] = S(std::numeric_limits<T>::quiet_NaN());
     return;
   }
   map_logits(logits, count, out, [=](values x) -> values { return lanes<T>::exp(x - log_normalizer) * factor + offset; });
 }
 
 /// The same less entropy_slope * p * (log p + entropy), p = exp(logits[v] - log_normalizer), which is 0 where p underflows.
-template <class T>
-void scaled_softmax(T const* logits, std::size_t count, T log_normalizer, T factor, T offset, T entropy_slope, T entropy,
-                    T* out) noexcept {
+template <class S>
+void scaled_softmax(S const* logits, std::size_t count, arithmetic_t<S> log_normalizer, arithmetic_t<S> factor,
+                    arithmetic_t<S> offset, arithmetic_t<S> entropy_slope, arithmetic_t<S> entropy, S* out) noexcept {
+  using T = arithmetic_t<S>;
   using integers = typename lanes<T>::integers;
   using values = typename lanes<T>::values;
   if (entropy_slope != entropy_slope || entropy != entropy) factor = std::numeric_limits<T>::quiet_NaN();

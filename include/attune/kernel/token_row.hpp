@@ -7,6 +7,7 @@
 #include <limits>
 
 #include <attune/concepts/backend.hpp>
+#include <attune/core/storage.hpp>
 #include <attune/kernel/softmax_row.hpp>
 
 /// One row of logits with a target on a CPU, as concepts/backend.hpp has it: from the row to its entries of row_logps,
@@ -14,8 +15,9 @@
 namespace attune {
 
 /// Writes entry i of everything in `out` that is not empty; 0 without a target, and then x is not read.
-template <class T>
-void score_row(T const* x, std::size_t count, token_id target, row_logps<T> out, std::size_t i) noexcept {
+template <class S>
+void score_row(S const* x, std::size_t count, token_id target, row_logps<arithmetic_t<S>> out, std::size_t i) noexcept {
+  using T = arithmetic_t<S>;
   bool const with_mean = !out.mean_logps.empty();
   bool const with_entropy = !out.entropies.empty();
   bool const with_collisions = !out.collisions.empty();
@@ -36,11 +38,12 @@ void score_row(T const* x, std::size_t count, token_id target, row_logps<T> out,
 
 /// Overwrites out (count), which may be x, with the gradient in the logits that entry i of the slopes asks for; 0
 /// without a target. The slope of the normaliser joins the factor of p that is there anyway.
-template <class T>
-void score_row_adjoint(T const* x, std::size_t count, token_id target, T log_normalizer, row_slopes<T> slopes,
-                       std::size_t i, T* out) noexcept {
+template <class S>
+void score_row_adjoint(S const* x, std::size_t count, token_id target, arithmetic_t<S> log_normalizer,
+                       row_slopes<arithmetic_t<S>> slopes, std::size_t i, S* out) noexcept {
+  using T = arithmetic_t<S>;
   if (target == no_target) {
-    std::fill_n(out, count, T(0));
+    std::fill_n(out, count, S(0));
     return;
   }
   double const slope = static_cast<double>(slopes.logps[i]);
@@ -48,7 +51,7 @@ void score_row_adjoint(T const* x, std::size_t count, token_id target, T log_nor
   double const normalizer_slope = slopes.log_normalizers.empty() ? 0.0 : static_cast<double>(slopes.log_normalizers[i]);
   double const share = 1.0 / static_cast<double>(count);
   bool const with_entropy = !slopes.entropy_slopes.empty();
-  T const target_logit = x[target];  // out may be x
+  T const target_logit = static_cast<T>(x[target]);  // out may be x
   T const factor = static_cast<T>(normalizer_slope - (slope + mean_slope)), offset = static_cast<T>(mean_slope * share);
   if (with_entropy)
     scaled_softmax(x, count, log_normalizer, factor, offset, slopes.entropy_slopes[i], slopes.entropies[i], out);
@@ -62,7 +65,7 @@ void score_row_adjoint(T const* x, std::size_t count, token_id target, T log_nor
                                                       (logp + static_cast<double>(slopes.entropies[i]));
   // 1 - p of a target that is nearly certain would lose its digits; expm1 keeps them.
   out[target] =
-      static_cast<T>(slope * -std::expm1(logp) + mean_slope * (share - p) + normalizer_slope * p - bent);
+      S(static_cast<T>(slope * -std::expm1(logp) + mean_slope * (share - p) + normalizer_slope * p - bent));
 }
 
 }  // namespace attune

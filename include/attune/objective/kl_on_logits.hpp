@@ -53,9 +53,9 @@ inline void validate(exact_kl_options const& o) {
 /// token, and dlogits is untouched. Adds the tokens' divergences to *kl if it is not null. Sums in double, left to
 /// right; a number beyond T's range is T's largest. Allocates nothing once the workspace has seen a batch as large.
 template <Backend B>
-typename B::scalar kl_on_logits(B& backend, matrix_view<typename B::scalar const> logits,
-                                matrix_view<typename B::scalar const> ref_logits, sequences_view batch,
-                                matrix_view<typename B::scalar> dlogits, loss_workspace<typename B::scalar>& workspace,
+typename B::scalar kl_on_logits(B& backend, matrix_view<typename B::storage const> logits,
+                                matrix_view<typename B::storage const> ref_logits, sequences_view batch,
+                                matrix_view<typename B::storage> dlogits, loss_workspace<typename B::scalar>& workspace,
                                 exact_kl_options options = {}, aggregation_totals totals = {},
                                 metric_sum* kl = nullptr) {
   using T = typename B::scalar;

@@ -88,7 +88,7 @@ T ask_for_slopes(Objective& objective, sequences_view batch, loss_workspace<T>& 
 /// Token log-probabilities alone, for a reference policy or an evaluation: logps[t] scores batch.tokens[t], 0 where the
 /// mask is 0. Expects logits.rows == logps.size() == batch.total_tokens().
 template <Backend B>
-void logps_on_logits(B& backend, matrix_view<typename B::scalar const> logits, sequences_view batch,
+void logps_on_logits(B& backend, matrix_view<typename B::storage const> logits, sequences_view batch,
                      std::span<typename B::scalar> logps, loss_workspace<typename B::scalar>& workspace) {
   validate(batch, logits.cols);
   expects(logits.rows == batch.total_tokens(), "logps_on_logits: logits.rows == batch.total_tokens()", logits.rows);
@@ -100,8 +100,8 @@ void logps_on_logits(B& backend, matrix_view<typename B::scalar const> logits, s
 
 /// The same from hidden states: logits = hidden head^T, of which only a chunk of rows exists at a time.
 template <Backend B>
-void logps_on_hidden(B& backend, matrix_view<typename B::scalar const> hidden,
-                     matrix_view<typename B::scalar const> head, sequences_view batch,
+void logps_on_hidden(B& backend, matrix_view<typename B::storage const> hidden,
+                     matrix_view<typename B::storage const> head, sequences_view batch,
                      std::span<typename B::scalar> logps, loss_workspace<typename B::scalar>& workspace) {
   validate(batch, head.rows);
   expects(hidden.rows == batch.total_tokens(), "logps_on_hidden: hidden.rows == batch.total_tokens()", hidden.rows);
@@ -119,8 +119,8 @@ void logps_on_hidden(B& backend, matrix_view<typename B::scalar const> hidden,
 /// Expects logits.rows == dlogits.rows == batch.total_tokens(), equal cols, ids inside the vocabulary. What the
 /// objective throws passes through, and dlogits is then untouched. Host memory.
 template <Backend B, class Objective>
-typename B::scalar loss_on_logits(B& backend, Objective&& objective, matrix_view<typename B::scalar const> logits,
-                                  sequences_view batch, matrix_view<typename B::scalar> dlogits,
+typename B::scalar loss_on_logits(B& backend, Objective&& objective, matrix_view<typename B::storage const> logits,
+                                  sequences_view batch, matrix_view<typename B::storage> dlogits,
                                   loss_workspace<typename B::scalar>& workspace) {
   using T = typename B::scalar;
   validate(batch, logits.cols);
@@ -137,11 +137,11 @@ typename B::scalar loss_on_logits(B& backend, Objective&& objective, matrix_view
 
 /// The same from hidden states (T, D) and the output matrix (V, D), without logits ever existing as a whole.
 /// Overwrites dhidden (T, D) with dL/dhidden and adds dL/dhead to dhead (V, D), which, like every parameter's gradient,
-/// may already hold that of other batches. No aliasing.
+/// may already hold that of other batches and is in the backend's scalar, whatever the head lies in. No aliasing.
 template <Backend B, class Objective>
-typename B::scalar loss_on_hidden(B& backend, Objective&& objective, matrix_view<typename B::scalar const> hidden,
-                                  matrix_view<typename B::scalar const> head, sequences_view batch,
-                                  matrix_view<typename B::scalar> dhidden, matrix_view<typename B::scalar> dhead,
+typename B::scalar loss_on_hidden(B& backend, Objective&& objective, matrix_view<typename B::storage const> hidden,
+                                  matrix_view<typename B::storage const> head, sequences_view batch,
+                                  matrix_view<typename B::storage> dhidden, matrix_view<typename B::scalar> dhead,
                                   loss_workspace<typename B::scalar>& workspace) {
   using T = typename B::scalar;
   validate(batch, head.rows);
