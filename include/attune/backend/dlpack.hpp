@@ -54,6 +54,9 @@ concept dl_managed_tensor = requires(D const& m) {
   requires dl_tensor<std::remove_cvref_t<decltype(m.dl_tensor)>>;
 };
 
+template <class D>
+concept dl_source = dl_tensor<D> || dl_managed_tensor<D>;
+
 /// Where the elements of a tensor are to be read and written.
 struct dl_place {
   bool cuda = false;  ///< by kernels on a CUDA device; else by the host
@@ -77,7 +80,7 @@ struct dl_dtype {
 
 /// DLPack's dtype of an element. bool is that of 1.x: older versions had none.
 template <class T>
-requires(!std::is_const_v<T>) [[nodiscard]] constexpr dl_dtype dl_dtype_of() noexcept {
+[[nodiscard]] constexpr dl_dtype dl_dtype_of() noexcept {
   constexpr std::uint8_t bits = 8 * sizeof(T);
   if constexpr (std::is_same_v<T, bool>)
     return {6, bits};
@@ -126,8 +129,8 @@ struct dl_description {
   std::int64_t of_version;  // its first number; 1 where none is said
 };
 
-template <class D>
-requires(dl_tensor<D> || dl_managed_tensor<D>) [[nodiscard]] dl_description dl_description_of(D const& d) {
+template <dl_source D>
+[[nodiscard]] dl_description dl_description_of(D const& d) {
   if constexpr (dl_managed_tensor<D>) {
     dl_description result = dl_description_of(d.dl_tensor);
     if constexpr (requires { d.flags & 1u; }) result.read_only = (d.flags & 1u) != 0;  // DLPACK_FLAG_BITMASK_READ_ONLY
@@ -236,8 +239,8 @@ template <class T>
 
 /// Whether the elements are of type T: for callers who take more than one. A tensor of another kind is refused by the
 /// functions below anyway.
-template <class T, class D>
-requires(dl_tensor<D> || dl_managed_tensor<D>) [[nodiscard]] bool dl_holds(D const& tensor) {
+template <class T, dl_source D>
+[[nodiscard]] bool dl_holds(D const& tensor) {
   return dl_description_of(tensor).dtype == dl_dtype_of<std::remove_const_t<T>>();
 }
 
@@ -245,17 +248,15 @@ requires(dl_tensor<D> || dl_managed_tensor<D>) [[nodiscard]] bool dl_holds(D con
 /// reading. A bool tensor is also one of std::uint8_t const, 0 or 1. Elements of a row are adjacent, rows at least
 /// shape[1] apart: a transposed, reversed or broadcast tensor is refused. A dimension of 1, and all of a tensor without
 /// elements, may have any stride. O(1).
-template <class T, class D>
-requires(dl_tensor<D> || dl_managed_tensor<D>)
-    [[nodiscard]] matrix_view<T> dl_matrix(D const& tensor, char const* name, dl_place place = dl_host) {
+template <class T, dl_source D>
+[[nodiscard]] matrix_view<T> dl_matrix(D const& tensor, char const* name, dl_place place = dl_host) {
   dl_block const block = dl_checked_block_of<T>(dl_description_of(tensor), name, 2, place);
   return {static_cast<T*>(block.data), block.rows, block.cols, block.row_stride};
 }
 
 /// The same of a tensor of rank 1 whose elements are adjacent.
-template <class T, class D>
-requires(dl_tensor<D> || dl_managed_tensor<D>)
-    [[nodiscard]] std::span<T> dl_span(D const& tensor, char const* name, dl_place place = dl_host) {
+template <class T, dl_source D>
+[[nodiscard]] std::span<T> dl_span(D const& tensor, char const* name, dl_place place = dl_host) {
   dl_block const block = dl_checked_block_of<T>(dl_description_of(tensor), name, 1, place);
   return {static_cast<T*>(block.data), block.cols};
 }
@@ -264,9 +265,8 @@ requires(dl_tensor<D> || dl_managed_tensor<D>)
 /// frameworks have them. Where the tensor holds Id itself, a view of it, and storage is left alone; else storage is
 /// overwritten with the numbers, and the answer is a view of that. Throws contract_violation naming the index and value
 /// of the first that Id cannot hold. O(elements).
-template <std::integral Id, class D>
-requires(dl_tensor<D> || dl_managed_tensor<D>)
-    [[nodiscard]] std::span<Id const> dl_integers(D const& tensor, char const* name, std::vector<Id>& storage) {
+template <std::integral Id, dl_source D>
+[[nodiscard]] std::span<Id const> dl_integers(D const& tensor, char const* name, std::vector<Id>& storage) {
   dl_description const description = dl_description_of(tensor);
   auto const convert = [&]<class From>(std::span<From const> numbers) -> std::span<Id const> {
     if constexpr (std::is_same_v<From, Id>) {
