@@ -44,10 +44,10 @@ struct tensor {
 constexpr std::int64_t tokens = 9, vocabulary = 5;
 
 template <class Number>
-std::vector<Number> made_up(std::size_t count, int seed) {
+std::vector<Number> made_up(std::size_t count, std::size_t seed) {
   std::vector<Number> numbers(count);
   for (std::size_t i = 0; i < count; ++i)
-    numbers[i] = static_cast<Number>(static_cast<double>((static_cast<int>(i) * 7 + seed) % 11) / 8.0 - 0.5);
+    numbers[i] = static_cast<Number>(static_cast<double>((i * i * 3 + i * 7 + seed) % 13) / 8.0 - 0.5);
   return numbers;
 }
 

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <limits>
 #include <span>
@@ -129,6 +130,19 @@ struct dl_description {
   std::int64_t of_version;  // its first number; 1 where none is said
 };
 
+/// The number in an enumeration that need not have a name for it, as where an older header meets a newer device; so it
+/// is not read as one.
+template <class E>
+[[nodiscard]] int dl_number(E const& e) noexcept {
+  if constexpr (std::is_enum_v<E>) {
+    std::underlying_type_t<E> number;
+    std::memcpy(&number, &e, sizeof number);
+    return static_cast<int>(number);
+  } else {
+    return static_cast<int>(e);
+  }
+}
+
 template <dl_source D>
 [[nodiscard]] dl_description dl_description_of(D const& d) {
   if constexpr (dl_managed_tensor<D>) {
@@ -144,7 +158,7 @@ template <dl_source D>
             .strides = d.strides,
             .rank = static_cast<std::int64_t>(d.ndim),
             .dtype = {d.dtype.code, d.dtype.bits, d.dtype.lanes},
-            .device_type = static_cast<int>(d.device.device_type),
+            .device_type = dl_number(d.device.device_type),
             .device_id = static_cast<int>(d.device.device_id),
             .read_only = false,
             .of_version = 1};
