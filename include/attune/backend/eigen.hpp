@@ -13,6 +13,7 @@
 
 #include <attune/backend/backend_contract.hpp>
 #include <attune/backend/eigen_gemm.hpp>
+#include <attune/backend/host_operations.hpp>
 #include <attune/concepts/backend.hpp>
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/contract.hpp>
@@ -35,7 +36,7 @@ namespace attune {
 /// row's gradient NaN throughout. Throws contract_violation for sizes that disagree or a target outside the vocabulary.
 /// Allocates nothing itself; Eigen's product takes packing buffers of about a level-2 cache.
 template <std::floating_point T>
-class eigen_backend {
+class eigen_backend : public host_operations<T> {
  public:
   using scalar = T;
 
@@ -140,21 +141,6 @@ class eigen_backend {
         divergence_row_adjoint(logits.row(i), ref_logits.row(i), logits.cols, direction, of, slopes[i], i,
                                dlogits.row(i));
     });
-  }
-
-  void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
-    expects_segments(offsets, out.size(), values.size());
-    for (std::size_t b = 0; b < out.size(); ++b) {
-      double sum = 0.0;
-      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) sum += static_cast<double>(values[t]);
-      out[b] = static_cast<T>(sum);
-    }
-  }
-
-  void segment_broadcast(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
-    expects_segments(offsets, values.size(), out.size());
-    for (std::size_t b = 0; b < values.size(); ++b)
-      std::fill_n(out.data() + offsets[b], offsets[b + 1] - offsets[b], values[b]);
   }
 
   /// The sum of at most 64 pieces whose bounds depend on the length alone.
