@@ -125,8 +125,9 @@ double off(std::vector<S> const& a, std::vector<double> const& exact) {
   return error / size;
 }
 
-/// Of sums over the longest completion: what its log-probabilities lose when each is rounded to an epsilon of itself, and
-/// an epsilon for the rest. Every loss here is a function of such sums, or of single tokens, no steeper than 1.
+/// In epsilons, of sums over the longest completion: what its log-probabilities lose when each is rounded to an epsilon of
+/// itself, and one per token for the rest. Every loss here is a function of such sums, or of single tokens, no steeper
+/// than 1.
 double summed_rounding(sequences_view text, std::span<double const> logps) {
   double largest = 0.0;
   for (std::size_t b = 0; b < text.size(); ++b) {
@@ -212,10 +213,11 @@ TEST_CASE_TEMPLATE_DEFINE("every backend: the laws, and the losses and gradients
     auto const exact_cases = test::objective_cases<double>(text, of_logits);
     double const rounding = summed_rounding(text, of_logits);
     for (std::size_t k = 0; k < cases.size(); ++k) {
-      double const loss = static_cast<double>(loss_on_logits(backend, cases[k], as_matrix<S const>(logits.data(), n, v), text,
-                                                             as_matrix(dlogits.data(), n, v), workspace));
-      double const expected = loss_on_logits(exact, exact_cases[k], in_logits, text, as_matrix(exact_dlogits.data(), n, v),
-                                             exact_workspace);
+      double const loss =
+          static_cast<double>(loss_on_logits(backend, cases[k], as_matrix<S const>(logits.data(), n, v), text,
+                                             as_matrix(dlogits.data(), n, v), workspace));
+      double const expected = loss_on_logits(exact, exact_cases[k], in_logits, text,
+                                             as_matrix(exact_dlogits.data(), n, v), exact_workspace);
       note_worst(called(cases[k].family + ", " + cases[k].name + ", on logits"),
                  {{std::abs(loss - expected) / std::max(1.0, std::abs(expected)), rounding * number<T>::epsilon},
                   {off(dlogits, exact_dlogits), rounding * number<T>::epsilon + number<S>::epsilon}});
@@ -228,11 +230,11 @@ TEST_CASE_TEMPLATE_DEFINE("every backend: the laws, and the losses and gradients
       std::fill(dhead.begin(), dhead.end(), T(0));
       std::fill(exact_dhead.begin(), exact_dhead.end(), 0.0);
       double const loss = static_cast<double>(loss_on_hidden(
-          backend, hidden_cases[k], as_matrix<S const>(hidden.data(), n, w), as_matrix<S const>(head.data(), v, w), text,
-          as_matrix(dhidden.data(), n, w), as_matrix(dhead.data(), v, w), workspace));
-      double const expected =
-          loss_on_hidden(exact, exact_hidden_cases[k], in_hidden, in_head, text, as_matrix(exact_dhidden.data(), n, w),
-                         as_matrix(exact_dhead.data(), v, w), exact_workspace);
+          backend, hidden_cases[k], as_matrix<S const>(hidden.data(), n, w), as_matrix<S const>(head.data(), v, w),
+          text, as_matrix(dhidden.data(), n, w), as_matrix(dhead.data(), v, w), workspace));
+      double const expected = loss_on_hidden(exact, exact_hidden_cases[k], in_hidden, in_head, text,
+                                             as_matrix(exact_dhidden.data(), n, w),
+                                             as_matrix(exact_dhead.data(), v, w), exact_workspace);
       note_worst(called(hidden_cases[k].family + ", " + hidden_cases[k].name + ", on hidden"),
                  {{std::abs(loss - expected) / std::max(1.0, std::abs(expected)), hidden_rounding * number<T>::epsilon},
                   {off(dhidden, exact_dhidden), hidden_rounding * number<T>::epsilon + number<S>::epsilon},
@@ -246,7 +248,7 @@ TEST_CASE_TEMPLATE_APPLY(every, every_backend);
 TEST_CASE("every backend: the table of worst errors is printed and written") {
   print_table();
   if (char const* const path = std::getenv("ATTUNE_BACKENDS"); path != nullptr && *path != '\0') {
-    CHECK(table.size() > 100 * std::tuple_size_v<every_backend> / 2);
+    CHECK(table.size() >= 50 * std::tuple_size_v<every_backend>);  // a filter would leave a part of the table
     write_json(path);
   }
 }

@@ -212,8 +212,8 @@ TEST_CASE("xtensor: other layouts are refused by name, other things when they co
   static_assert(!owns_elements<decltype(xt::view(a, 1))>::value);
 }
 
-TEST_CASE_TEMPLATE("xtensor: losses and gradients are those over raw pointers, bit for bit", B, reference_backend<float>,
-                   reference_backend<double>, eigen_backend<float>, eigen_backend<double>) {
+TEST_CASE_TEMPLATE("xtensor: losses and gradients are those over raw pointers, bit for bit", B,
+                   reference_backend<float>, reference_backend<double>, eigen_backend<float>, eigen_backend<double>) {
   using T = typename B::scalar;
   using matrix = xt::xtensor<T, 2>;
   B backend;
@@ -261,8 +261,8 @@ TEST_CASE_TEMPLATE("xtensor: losses and gradients are those over raw pointers, b
 
     dhead.fill(T(0.5));
     std::fill(raw_dhead.begin(), raw_dhead.end(), T(0.5));
-    T const hidden_loss = loss_on_hidden(backend, objective, as_matrix(hidden), as_matrix(head), text, as_matrix(dhidden),
-                                         as_matrix(dhead), workspace);
+    T const hidden_loss = loss_on_hidden(backend, objective, as_matrix(hidden), as_matrix(head), text,
+                                         as_matrix(dhidden), as_matrix(dhead), workspace);
     T const raw_hidden_loss = loss_on_hidden(
         backend, objective, as_matrix<T const>(hidden.data(), n, w), as_matrix<T const>(head.data(), v, w), batch.text,
         as_matrix(raw_dhidden.data(), n, w), as_matrix(raw_dhead.data(), v, w), raw_workspace);

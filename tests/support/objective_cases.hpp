@@ -13,7 +13,7 @@
 
 namespace attune::test {
 
-/// A batch to put objectives to: three pairs of sequences and what a model makes of them, in numbers that float has too.
+/// A batch to put objectives to: three pairs of sequences and what a model makes of them, in numbers that float has.
 struct objective_batch {
   static constexpr std::size_t vocabulary = 257, width = 24;
   sequences text;
@@ -38,8 +38,8 @@ struct objective_case {
 };
 
 /// The objectives on tokens: SFT with its options, every pairwise loss by name, the policy gradients and the losses of
-/// unpaired responses. `logps` (tokens): the policy's, near which references and old policies are made up, so that no ratio
-/// lies where nothing moves. The made-up numbers are the same ones for float and double. For float and double.
+/// unpaired responses. `logps` (tokens): the policy's, near which references and old policies are made up, so that no
+/// ratio lies where nothing moves. For float and double, with the same made-up numbers.
 template <class T>
 std::vector<objective_case<T>> objective_cases(sequences_view batch, std::span<double const> logps);
 

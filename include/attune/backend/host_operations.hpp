@@ -12,9 +12,9 @@
 
 namespace attune {
 
-/// The operations of concepts/backend.hpp that are not about logits, as plain loops over host memory: a backend inherits
-/// them and writes its own of those that it does better. Sums run in double, first to last. Throws contract_violation for
-/// sizes that disagree; allocates nothing.
+/// The operations of concepts/backend.hpp that are not about logits, as plain loops over host memory: a backend
+/// inherits them and writes its own of those that it does better. Sums run in double, first to last. Throws
+/// contract_violation for sizes that disagree; allocates nothing.
 template <std::floating_point T>
 struct host_operations {
   void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {

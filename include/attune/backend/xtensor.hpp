@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include <attune/core/contract.hpp>
 #include <attune/core/view.hpp>
@@ -17,14 +18,14 @@
 ///   xt::xtensor<float, 2> logits = ..., dlogits = ...;
 ///   loss_on_logits(backend, objective, as_matrix(logits, "logits"), batch, as_matrix(dlogits, "dlogits"), workspace);
 ///
-/// What computes is any backend in host memory: its operations are over raw views, so that xtensor needs no backend of its
-/// own. Nothing of xtensor is included: what is asked of a tensor is the interface that its headers have had under both of
-/// their layouts (<xtensor/xtensor.hpp> to 0.25, <xtensor/containers/xtensor.hpp> since 0.26).
+/// What computes is any backend in host memory: its operations are over raw views, so that xtensor needs no backend of
+/// its own. Nothing of xtensor is included: what is asked of a tensor is the interface that its headers have under both
+/// of their layouts (<xtensor/xtensor.hpp> to 0.25, <xtensor/containers/xtensor.hpp> since 0.26).
 namespace attune {
 
 /// A tensor whose elements lie in memory at data()[data_offset() + sum over k of index[k] strides()[k]].
-/// Modelled by: xt::xtensor, xtensor_fixed, xarray, adapt, and view, strided_view, transpose, ... of them. Not modelled by
-/// expressions that have no elements until they are assigned, nor by views through index lists (xt::keep, xt::filter).
+/// Modelled by: xt::xtensor, xtensor_fixed, xarray, adapt, and view, strided_view, transpose, ... of them. Not modelled
+/// by expressions that have no elements until they are assigned, nor by views through index lists (xt::keep, xt::filter).
 template <class X>
 concept StridedTensor = requires(std::remove_reference_t<X>& x, std::size_t k) {
   requires std::is_pointer_v<decltype(x.data())>;
@@ -89,13 +90,13 @@ void expects_viewable([[maybe_unused]] std::remove_reference_t<X>& tensor, [[may
   }
 }
 
-/// A tensor of two dimensions as a view of its rows; of constant elements where the tensor, or the view it is, is const.
-/// Lives as long as the tensor's memory; resizing the tensor ends it. Allocates nothing unless it throws.
+/// A tensor of two dimensions as a view of its rows; of constant elements where the tensor, or the view it is, is
+/// const. Lives as long as the tensor's memory; resizing the tensor ends it. Allocates nothing unless it throws.
 ///
-/// Throws contract_violation naming `argument`, shape and strides unless the elements of a row lie side by side and rows
-/// follow each other without overlap: column-major and transposed tensors, every other column, rows in reverse and
-/// repeated rows are refused. The stride of a dimension with one entry means nothing and is not looked at: xtensor has 0.
-/// A lazy expression, another number of dimensions and a temporary container are errors at compile time.
+/// Throws contract_violation naming `argument`, shape and strides unless the elements of a row lie side by side and
+/// rows follow each other without overlap: column-major and transposed tensors, every other column, rows in reverse and
+/// repeated rows are refused. The stride of a dimension with one entry means nothing and is not looked at: xtensor has
+/// 0 there. A lazy expression, another number of dimensions and a temporary container are errors at compile time.
 template <TensorExpression X>
 [[nodiscard]] auto as_matrix(X&& tensor, char const* argument = "tensor") {
   expects_viewable<X, 2>(tensor, argument);
