@@ -70,13 +70,13 @@ struct number {
 };
 template <>
 struct number<bf16> {
-  static constexpr double epsilon = 0x1p-7;
-  static constexpr char const* name = "bf16";
+  [[maybe_unused]] static constexpr double epsilon = 0x1p-7;
+  [[maybe_unused]] static constexpr char const* name = "bf16";
 };
 template <>
 struct number<f16> {
-  static constexpr double epsilon = 0x1p-10;
-  static constexpr char const* name = "f16";
+  [[maybe_unused]] static constexpr double epsilon = 0x1p-10;
+  [[maybe_unused]] static constexpr char const* name = "f16";
 };
 
 struct operation {
@@ -125,9 +125,9 @@ double off(std::vector<S> const& a, std::vector<double> const& exact) {
   return error / size;
 }
 
-/// In epsilons, of sums over the longest completion: what its log-probabilities lose when each is rounded to an epsilon of
-/// itself, and one per token for the rest. Every loss here is a function of such sums, or of single tokens, no steeper
-/// than 1.
+/// In epsilons, of sums over the longest completion: what its log-probabilities lose when each is rounded to an epsilon
+/// of itself, and one per token for the rest. Every loss here is a function of such sums, or of single tokens, no
+/// steeper than 1.
 double summed_rounding(sequences_view text, std::span<double const> logps) {
   double largest = 0.0;
   for (std::size_t b = 0; b < text.size(); ++b) {

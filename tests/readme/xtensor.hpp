@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
+
 #include "tensors.hpp"
 
 // The reader's tensors: xtensor's, or where it is absent something with the interface that matters.
@@ -11,7 +13,6 @@ using reader_matrix = xt::xtensor<float, 2>;
 #include <xtensor/xtensor.hpp>
 using reader_matrix = xt::xtensor<float, 2>;
 #else
-#include <array>
 struct reader_matrix {
   using expression_tag = void;
   std::array<std::size_t, 2> sizes;
@@ -23,4 +24,5 @@ struct reader_matrix {
   std::array<std::ptrdiff_t, 2> strides() const { return {static_cast<std::ptrdiff_t>(sizes[1]), 1}; }
 };
 #endif
-inline reader_matrix scores({tokens, vocabulary}), gradient({tokens, vocabulary});
+inline std::array<std::size_t, 2> const reader_shape{tokens, vocabulary};
+inline reader_matrix scores(reader_shape), gradient(reader_shape);

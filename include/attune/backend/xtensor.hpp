@@ -25,7 +25,8 @@ namespace attune {
 
 /// A tensor whose elements lie in memory at data()[data_offset() + sum over k of index[k] strides()[k]].
 /// Modelled by: xt::xtensor, xtensor_fixed, xarray, adapt, and view, strided_view, transpose, ... of them. Not modelled
-/// by expressions that have no elements until they are assigned, nor by views through index lists (xt::keep, xt::filter).
+/// by expressions that have no elements until they are assigned, nor by views through lists of indices (xt::keep,
+/// xt::filter).
 template <class X>
 concept StridedTensor = requires(std::remove_reference_t<X>& x, std::size_t k) {
   requires std::is_pointer_v<decltype(x.data())>;
