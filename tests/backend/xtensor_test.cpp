@@ -39,7 +39,7 @@ using namespace attune;
 
 namespace {
 
-/// Memory with any strides: what as_matrix asks of a tensor, and no more.
+/// Memory with any strides: what xtensor_matrix asks of a tensor, and no more.
 struct strided {
   std::vector<std::size_t> shapes;
   std::vector<std::ptrdiff_t> steps;
@@ -66,43 +66,43 @@ std::string message_of(F const& f) {
 
 std::string of_matrix(std::vector<std::size_t> shape, std::vector<std::ptrdiff_t> strides) {
   strided tensor{shape, strides};
-  return message_of([&] { (void)as_matrix(tensor, "logits"); });
+  return message_of([&] { (void)xtensor_matrix(tensor, "logits"); });
 }
 
 }  // namespace
 
-TEST_CASE("as_matrix: offset, row stride and constness are the tensor's") {
+TEST_CASE("xtensor_matrix: offset, row stride and constness are the tensor's") {
   strided tensor{{3, 4}, {10, 1}, 2};
-  matrix_view<float> const m = as_matrix(tensor);
+  matrix_view<float> const m = xtensor_matrix(tensor);
   CHECK(m.data == tensor.memory.data() + 2);
   CHECK(m.rows == 3);
   CHECK(m.cols == 4);
   CHECK(m.row_stride == 10);
   strided const& constant = tensor;
-  static_assert(std::is_same_v<decltype(as_matrix(constant)), matrix_view<float const>>);
+  static_assert(std::is_same_v<decltype(xtensor_matrix(constant)), matrix_view<float const>>);
   strided line{{5}, {1}, 3};
-  std::span<float> const s = as_span(line);
+  std::span<float> const s = xtensor_span(line);
   CHECK(s.data() == line.memory.data() + 3);
   CHECK(s.size() == 5);
 }
 
-TEST_CASE("as_matrix, as_span: the stride of a dimension with one entry, or of no elements at all, means nothing") {
+TEST_CASE("xtensor_matrix, xtensor_span: the stride of a dimension with one entry, or of nothing, means nothing") {
   for (std::ptrdiff_t const step : {0, 1, -7, 12}) {
     strided row{{1, 4}, {step, 1}}, column{{4, 1}, {3, step}}, one{{1, 1}, {step, step}}, none{{0, 4}, {step, step}},
         hollow{{4, 0}, {step, step}}, single{{1}, {step}}, nothing{{0}, {step}};
-    CHECK(as_matrix(row).row_stride == 4);
-    CHECK(as_matrix(column).row_stride == 3);
-    CHECK(as_matrix(one).row_stride == 1);
-    CHECK(as_matrix(none).rows == 0);
-    CHECK(as_matrix(none).row_stride == 4);
-    CHECK(as_matrix(hollow).cols == 0);
-    CHECK(as_matrix(hollow).row_stride == 0);
-    CHECK(as_span(single).size() == 1);
-    CHECK(as_span(nothing).empty());
+    CHECK(xtensor_matrix(row).row_stride == 4);
+    CHECK(xtensor_matrix(column).row_stride == 3);
+    CHECK(xtensor_matrix(one).row_stride == 1);
+    CHECK(xtensor_matrix(none).rows == 0);
+    CHECK(xtensor_matrix(none).row_stride == 4);
+    CHECK(xtensor_matrix(hollow).cols == 0);
+    CHECK(xtensor_matrix(hollow).row_stride == 0);
+    CHECK(xtensor_span(single).size() == 1);
+    CHECK(xtensor_span(nothing).empty());
   }
 }
 
-TEST_CASE("as_matrix, as_span: what cannot be viewed is refused with the argument's name, shape and strides") {
+TEST_CASE("xtensor_matrix, xtensor_span: what cannot be viewed is refused with its name, shape and strides") {
   CHECK(of_matrix({3, 4}, {1, 3}) ==
         "expected logits: elements of a row side by side; found shape (3, 4), strides (1, 3)");
   CHECK(of_matrix({3, 4}, {8, 2}).find("side by side") != std::string::npos);
@@ -115,9 +115,9 @@ TEST_CASE("as_matrix, as_span: what cannot be viewed is refused with the argumen
         "expected logits: two dimensions; found shape (3, 4, 2), strides (8, 2, 1)");
   CHECK(of_matrix({3}, {1}).find("two dimensions") != std::string::npos);
   strided tensor{{3}, {2}}, flat{{3, 4}, {4, 1}};
-  CHECK(message_of([&] { (void)as_span(tensor, "mask"); }) ==
+  CHECK(message_of([&] { (void)xtensor_span(tensor, "mask"); }) ==
         "expected mask: elements side by side; found shape (3), strides (2)");
-  CHECK(message_of([&] { (void)as_span(flat); }) ==
+  CHECK(message_of([&] { (void)xtensor_span(flat); }) ==
         "expected tensor: one dimension; found shape (3, 4), strides (4, 1)");
 }
 
@@ -129,80 +129,80 @@ TEST_CASE("xtensor: its own containers") { MESSAGE("skipped: xtensor was not fou
 
 TEST_CASE("xtensor: containers, adaptors and views of them are seen where they lie") {
   xt::xtensor<float, 2> owned({4, 6});
-  CHECK(as_matrix(owned).data == owned.data());
-  CHECK(as_matrix(owned).rows == 4);
-  CHECK(as_matrix(owned).cols == 6);
-  CHECK(as_matrix(owned).row_stride == 6);
+  CHECK(xtensor_matrix(owned).data == owned.data());
+  CHECK(xtensor_matrix(owned).rows == 4);
+  CHECK(xtensor_matrix(owned).cols == 6);
+  CHECK(xtensor_matrix(owned).row_stride == 6);
   xt::xtensor<float, 2> const& constant = owned;
-  static_assert(std::is_same_v<decltype(as_matrix(constant)), matrix_view<float const>>);
+  static_assert(std::is_same_v<decltype(xtensor_matrix(constant)), matrix_view<float const>>);
 
   double raw[24] = {};
   matrix_view<double> const adapted =
-      as_matrix(xt::adapt(&raw[0], 24, xt::no_ownership(), std::array<std::size_t, 2>{4, 6}));
+      xtensor_matrix(xt::adapt(&raw[0], 24, xt::no_ownership(), std::array<std::size_t, 2>{4, 6}));
   CHECK(adapted.data == raw);
   CHECK(adapted.row_stride == 6);
   xt::xtensor_fixed<double, xt::xshape<3, 5>> fixed;
-  CHECK(as_matrix(fixed).data == fixed.data());
-  CHECK(as_matrix(fixed).row_stride == 5);
+  CHECK(xtensor_matrix(fixed).data == fixed.data());
+  CHECK(xtensor_matrix(fixed).row_stride == 5);
 
-  auto const view = as_matrix(xt::view(owned, xt::range(1, 3), xt::all()));
+  auto const view = xtensor_matrix(xt::view(owned, xt::range(1, 3), xt::all()));
   CHECK(view.data == &owned(1, 0));
   CHECK(view.rows == 2);
   CHECK(view.row_stride == 6);
-  auto const columns = as_matrix(xt::view(owned, xt::all(), xt::range(2, 5)));
+  auto const columns = xtensor_matrix(xt::view(owned, xt::all(), xt::range(2, 5)));
   CHECK(columns.data == &owned(0, 2));
   CHECK(columns.cols == 3);
   CHECK(columns.row_stride == 6);
-  CHECK(as_matrix(xt::view(owned, xt::range(0, 4, 2), xt::all())).row_stride == 12);
+  CHECK(xtensor_matrix(xt::view(owned, xt::range(0, 4, 2), xt::all())).row_stride == 12);
   auto block = xt::view(owned, xt::range(1, 4), xt::range(1, 6));
-  auto const nested = as_matrix(xt::view(block, xt::range(1, 3), xt::range(2, 4)));
+  auto const nested = xtensor_matrix(xt::view(block, xt::range(1, 3), xt::range(2, 4)));
   CHECK(nested.data == &owned(2, 3));
   CHECK(nested.row_stride == 6);
   xt::xtensor<float, 3> batch({2, 3, 4});
-  CHECK(as_matrix(xt::view(batch, 1)).data == &batch(1, 0, 0));
-  CHECK(as_matrix(xt::view(batch, xt::all(), 1)).row_stride == 12);
+  CHECK(xtensor_matrix(xt::view(batch, 1)).data == &batch(1, 0, 0));
+  CHECK(xtensor_matrix(xt::view(batch, xt::all(), 1)).row_stride == 12);
 
-  CHECK(as_span(xt::view(owned, 1)).data() == &owned(1, 0));
-  CHECK(as_span(xt::view(owned, 1)).size() == 6);
+  CHECK(xtensor_span(xt::view(owned, 1)).data() == &owned(1, 0));
+  CHECK(xtensor_span(xt::view(owned, 1)).size() == 6);
   xt::xtensor<token_id, 1> const tokens{5, 0, 2};
-  static_assert(std::is_same_v<decltype(as_span(tokens)), std::span<token_id const>>);
-  CHECK(as_span(tokens).data() == tokens.data());
-  CHECK(as_span(tokens).size() == 3);
+  static_assert(std::is_same_v<decltype(xtensor_span(tokens)), std::span<token_id const>>);
+  CHECK(xtensor_span(tokens).data() == tokens.data());
+  CHECK(xtensor_span(tokens).size() == 3);
 }
 
 TEST_CASE("xtensor: strides of 0, for dimensions with one entry, are taken for what they are") {
   xt::xtensor<float, 2> row({1, 6}), column({6, 1}), one({1, 1}), none({0, 6});
   CHECK(row.strides()[0] == 0);
   CHECK(column.strides()[1] == 0);
-  CHECK(as_matrix(row).row_stride == 6);
-  CHECK(as_matrix(column).row_stride == 1);
-  CHECK(as_matrix(one).row_stride == 1);
-  CHECK(as_matrix(none).rows == 0);
+  CHECK(xtensor_matrix(row).row_stride == 6);
+  CHECK(xtensor_matrix(column).row_stride == 1);
+  CHECK(xtensor_matrix(one).row_stride == 1);
+  CHECK(xtensor_matrix(none).rows == 0);
   xt::xtensor<float, 2> wide({4, 6});
-  CHECK(as_matrix(xt::view(wide, xt::all(), xt::range(2, 3))).row_stride == 6);
-  CHECK(as_matrix(xt::view(wide, xt::range(2, 3), xt::all())).data == &wide(2, 0));
-  CHECK(as_span(xt::view(row, xt::all(), 3)).size() == 1);
+  CHECK(xtensor_matrix(xt::view(wide, xt::all(), xt::range(2, 3))).row_stride == 6);
+  CHECK(xtensor_matrix(xt::view(wide, xt::range(2, 3), xt::all())).data == &wide(2, 0));
+  CHECK(xtensor_span(xt::view(row, xt::all(), 3)).size() == 1);
   xt::xtensor<float, 2, xt::layout_type::column_major> upright({6, 1});
-  CHECK(as_matrix(upright).row_stride == 1);
+  CHECK(xtensor_matrix(upright).row_stride == 1);
 }
 
 TEST_CASE("xtensor: other layouts are refused by name, other things when they compile") {
   xt::xtensor<float, 2, xt::layout_type::column_major> upright({3, 4});
   xt::xtensor<float, 2> a({3, 4});
   using namespace xt::placeholders;
-  CHECK(message_of([&] { (void)as_matrix(upright, "head"); }) ==
+  CHECK(message_of([&] { (void)xtensor_matrix(upright, "head"); }) ==
         "expected head: elements of a row side by side; found shape (3, 4), strides (1, 3)");
-  CHECK(message_of([&] { (void)as_matrix(xt::transpose(a), "hidden"); }) ==
+  CHECK(message_of([&] { (void)xtensor_matrix(xt::transpose(a), "hidden"); }) ==
         "expected hidden: elements of a row side by side; found shape (4, 3), strides (1, 4)");
-  CHECK(message_of([&] { (void)as_matrix(xt::view(a, xt::all(), xt::range(0, 4, 2))); }).find("side by side") !=
+  CHECK(message_of([&] { (void)xtensor_matrix(xt::view(a, xt::all(), xt::range(0, 4, 2))); }).find("side by side") !=
         std::string::npos);
-  CHECK(message_of([&] { (void)as_matrix(xt::view(a, xt::range(2, _, -1), xt::all())); }).find("strides (-4, 1)") !=
-        std::string::npos);
-  CHECK(message_of([&] { (void)as_span(xt::view(a, xt::all(), 1), "offsets"); }) ==
+  CHECK(message_of([&] { (void)xtensor_matrix(xt::view(a, xt::range(2, _, -1), xt::all())); })
+            .find("strides (-4, 1)") != std::string::npos);
+  CHECK(message_of([&] { (void)xtensor_span(xt::view(a, xt::all(), 1), "offsets"); }) ==
         "expected offsets: elements side by side; found shape (3), strides (4)");
 
   static_assert(StridedTensor<decltype(a)> && !StridedTensor<decltype(a + a)>);
-  static_assert(TensorExpression<decltype(a + a)>);  // so that as_matrix is found, and says why it will not
+  static_assert(TensorExpression<decltype(a + a)>);  // so that xtensor_matrix is found, and says why it will not
   static_assert(!StridedTensor<decltype(xt::view(a, xt::keep(0, 2), xt::all()))>);
   static_assert(!TensorExpression<std::vector<float>> && !TensorExpression<float*>);
   static_assert(static_rank<decltype(a)> == 2 && static_rank<decltype(xt::view(a, 1))> == 1);
@@ -230,7 +230,7 @@ TEST_CASE_TEMPLATE("xtensor: losses and gradients are those over raw pointers, b
   std::copy(of.tokens.begin(), of.tokens.end(), tokens.data());
   std::copy(of.mask.begin(), of.mask.end(), mask.data());
   std::copy(of.offsets.begin(), of.offsets.end(), offsets.data());
-  sequences_view const text{as_span(tokens), as_span(offsets), as_span(mask)};
+  sequences_view const text{xtensor_span(tokens), xtensor_span(offsets), xtensor_span(mask)};
 
   matrix logits({n, v}), hidden({n, w}), head({v, w});
   filled(batch.logits, logits), filled(batch.hidden, hidden), filled(batch.head, head);
@@ -241,7 +241,7 @@ TEST_CASE_TEMPLATE("xtensor: losses and gradients are those over raw pointers, b
   std::vector<T> raw_dlogits(n * v), raw_dhidden(n * w), raw_dhead(v * w);
   loss_workspace<T> workspace, raw_workspace;
   std::vector<T> logps(n);
-  logps_on_logits(backend, as_matrix(logits), text, std::span<T>(logps), workspace);
+  logps_on_logits(backend, xtensor_matrix(logits), text, std::span<T>(logps), workspace);
   std::vector<double> const near(logps.begin(), logps.end());
   auto const same = [](matrix_view<T> a, std::vector<T> const& b) {
     for (std::size_t i = 0; i < a.rows; ++i)
@@ -252,23 +252,23 @@ TEST_CASE_TEMPLATE("xtensor: losses and gradients are those over raw pointers, b
     CAPTURE(objective.name);
     wide.fill(T(9));
     inner = logits;
-    T const loss = loss_on_logits(backend, objective, as_matrix(inner), text, as_matrix(inner), workspace);
+    T const loss = loss_on_logits(backend, objective, xtensor_matrix(inner), text, xtensor_matrix(inner), workspace);
     T const raw_loss = loss_on_logits(backend, objective, as_matrix<T const>(logits.data(), n, v), batch.text,
                                       as_matrix(raw_dlogits.data(), n, v), raw_workspace);
     CHECK(loss == raw_loss);
-    CHECK(same(as_matrix(inner), raw_dlogits));
+    CHECK(same(xtensor_matrix(inner), raw_dlogits));
     CHECK((wide(0, 2) == T(9) && wide(n - 1, v + 3) == T(9)));
 
     dhead.fill(T(0.5));
     std::fill(raw_dhead.begin(), raw_dhead.end(), T(0.5));
-    T const hidden_loss = loss_on_hidden(backend, objective, as_matrix(hidden), as_matrix(head), text,
-                                         as_matrix(dhidden), as_matrix(dhead), workspace);
+    T const hidden_loss = loss_on_hidden(backend, objective, xtensor_matrix(hidden), xtensor_matrix(head), text,
+                                         xtensor_matrix(dhidden), xtensor_matrix(dhead), workspace);
     T const raw_hidden_loss = loss_on_hidden(
         backend, objective, as_matrix<T const>(hidden.data(), n, w), as_matrix<T const>(head.data(), v, w), batch.text,
         as_matrix(raw_dhidden.data(), n, w), as_matrix(raw_dhead.data(), v, w), raw_workspace);
     CHECK(hidden_loss == raw_hidden_loss);
-    CHECK(same(as_matrix(dhidden), raw_dhidden));
-    CHECK(same(as_matrix(dhead), raw_dhead));
+    CHECK(same(xtensor_matrix(dhidden), raw_dhidden));
+    CHECK(same(xtensor_matrix(dhead), raw_dhead));
   }
 }
 
