@@ -2,7 +2,9 @@
 #
 # What each optional target needs beside the standard library. Read by the project's own build and, once installed, by
 # find_package(attune): one list, so that the two cannot disagree.
-set(attune_components eigen io data)
+set(attune_components eigen io data xtensor)
+# Those without which the project's own tests, examples and benchmarks do as well; their tests are skipped.
+set(attune_optional_components xtensor)
 
 # Looks for what `component` needs; sets attune_<component>_missing in the caller to a sentence, empty if all is there.
 macro(attune_find_dependencies component)
@@ -33,6 +35,11 @@ macro(attune_find_dependencies component)
       set(attune_data_missing "${attune_io_missing}")
     elseif(NOT TARGET range-v3::range-v3)
       set(attune_data_missing "range-v3 was not found (Debian: librange-v3-dev)")
+    endif()
+  elseif("${component}" STREQUAL "xtensor")
+    find_package(xtensor CONFIG QUIET)
+    if(NOT TARGET xtensor)
+      set(attune_xtensor_missing "xtensor was not found (Debian: libxtensor-dev)")
     endif()
   else()
     set(attune_${component}_missing "there is no such component")

@@ -4,6 +4,7 @@
 #   attune::eigen    + Eigen and threads: backend/eigen*, model/decoder
 #   attune::io       + fmt and zlib: io/
 #   attune::data     + range-v3 and attune::io: data/
+#   attune::xtensor  + xtensor: for who passes its tensors through backend/xtensor.hpp, which includes nothing of it
 #
 # All headers are carried by attune::attune; the others add what must be linked. Every target is defined and installed
 # always, but has its public name here only where its third parties are found, so that linking it anywhere else is an
@@ -20,6 +21,7 @@ target_sources(attune_attune INTERFACE FILE_SET HEADERS BASE_DIRS include FILES 
 set(attune_eigen_links Eigen3::Eigen Threads::Threads)
 set(attune_io_links fmt::fmt ZLIB::ZLIB)
 set(attune_data_links attune_io range-v3::range-v3)
+set(attune_xtensor_links xtensor)
 foreach(component IN LISTS attune_components)
   add_library(attune_${component} INTERFACE)
   set_target_properties(attune_${component} PROPERTIES EXPORT_NAME ${component})

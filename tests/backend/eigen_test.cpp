@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <attune/backend/eigen.hpp>
+#include <attune/backend/eigen.hpp>  // its laws: every_backend_test.cpp
 
 #include <algorithm>
 #include <cmath>
@@ -14,7 +14,6 @@
 #include <attune/backend/reference.hpp>
 #include <attune/core/parallel.hpp>
 #include <attune/core/random.hpp>
-#include <attune/testing/backend_laws.hpp>
 
 #include "support/allocations.hpp"
 #include "support/golden_file.hpp"
@@ -117,14 +116,6 @@ linear_answer<T> solve(B const& backend, linear_problem<T> const& p, std::size_t
 }
 
 }  // namespace
-
-TEST_CASE_TEMPLATE("eigen: keeps every law of a backend, bit for bit where rows are concerned", S, float, double, bf16, f16) {
-  eigen_backend<S> backend;
-  testing::expect_laws(testing::check_backend_laws(backend, {.bitwise_rows = true}));
-  thread_pool pool(3);
-  eigen_backend<S> parallel(&pool, 7);
-  testing::expect_laws(testing::check_backend_laws(parallel, {.bitwise_rows = true}));
-}
 
 TEST_CASE_TEMPLATE("eigen: log-probabilities and adjoint agree with the reference at every shape", T, float, double) {
   eigen_backend<T> const fast;

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 using attune::testing::broken_law;
+using attune::testing::tried_law;
 using attune::testing::worst_case_book;
 
 namespace {
@@ -44,4 +45,27 @@ TEST_CASE("worst_case_book: NaN and infinity agree with themselves alone, within
     differ.compare("special", "", p[0], static_cast<long double>(p[1]), 1e300);
     CHECK(std::move(differ).broken().size() == 1);
   }
+}
+
+TEST_CASE("worst_case_book: a law that is kept has its worst case too, measured by what it was allowed") {
+  worst_case_book book;
+  book.compare("a", "exact", 1.0, 1.0L, 0.0);
+  book.compare("a", "a tenth", 1.0, 1.5L, 5.0);
+  book.compare("a", "a half", 1.0, 1.25L, 0.5);
+  book.require("b", "true", true);
+  std::vector<tried_law> const laws = book.laws();
+  REQUIRE(laws.size() == 2);
+  CHECK(laws[0].name == "a");
+  CHECK(laws[0].comparisons == 3);
+  CHECK(laws[0].error == 0.25);
+  CHECK(laws[0].bound == 0.5);
+  CHECK(laws[0].holds());
+  CHECK(laws[0].evidence.find("a half: expected 1.25, got 1") == 0);
+  CHECK(laws[1].holds());
+  CHECK(laws[1].error == 0.0);
+  CHECK(laws[1].evidence.empty());
+  CHECK(attune::testing::broken_of(laws).empty());
+  book.require("b", "false", false);
+  CHECK(!book.laws()[1].holds());
+  CHECK(book.laws()[1].comparisons == 2);
 }

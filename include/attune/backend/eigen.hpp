@@ -13,6 +13,7 @@
 
 #include <attune/backend/backend_contract.hpp>
 #include <attune/backend/eigen_gemm.hpp>
+#include <attune/backend/host_operations.hpp>
 #include <attune/concepts/backend.hpp>
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/contract.hpp>
@@ -37,7 +38,7 @@ namespace attune {
 /// Allocates nothing itself; Eigen's product takes packing buffers of about a level-2 cache. A head in sixteen bits is
 /// widened block by block into the workspace, whose size for it grows with the number of threads.
 template <StorageScalar S>
-class eigen_backend {
+class eigen_backend : public host_operations<arithmetic_t<S>> {
   using T = arithmetic_t<S>;
 
  public:
@@ -147,21 +148,6 @@ class eigen_backend {
         divergence_row_adjoint(logits.row(i), ref_logits.row(i), logits.cols, direction, of, slopes[i], i,
                                dlogits.row(i));
     });
-  }
-
-  void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
-    expects_segments(offsets, out.size(), values.size());
-    for (std::size_t b = 0; b < out.size(); ++b) {
-      double sum = 0.0;
-      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) sum += static_cast<double>(values[t]);
-      out[b] = static_cast<T>(sum);
-    }
-  }
-
-  void segment_broadcast(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
-    expects_segments(offsets, values.size(), out.size());
-    for (std::size_t b = 0; b < values.size(); ++b)
-      std::fill_n(out.data() + offsets[b], offsets[b + 1] - offsets[b], values[b]);
   }
 
   /// The sum of at most 64 pieces whose bounds depend on the length alone.

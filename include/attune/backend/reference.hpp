@@ -7,8 +7,8 @@
 #include <span>
 
 #include <attune/backend/backend_contract.hpp>
+#include <attune/backend/host_operations.hpp>
 #include <attune/concepts/backend.hpp>
-#include <attune/core/adamw_update.hpp>
 #include <attune/core/contract.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
@@ -22,7 +22,7 @@ namespace attune {
 /// row's gradient NaN throughout. Throws contract_violation for sizes that disagree or a target outside the vocabulary.
 /// Allocates nothing. Every result is a function of the arguments' values alone.
 template <StorageScalar S>
-class reference_backend {
+class reference_backend : public host_operations<arithmetic_t<S>> {
   using T = arithmetic_t<S>;
 
  public:
@@ -140,34 +140,6 @@ class reference_backend {
           dlogits(i, v) = S(static_cast<T>(dlogits(i, v)) + static_cast<T>(slope * p * ((logp - logq) - kl)));
       }
     }
-  }
-
-  void segment_sum(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
-    expects_segments(offsets, out.size(), values.size());
-    for (std::size_t b = 0; b < out.size(); ++b) {
-      double sum = 0.0;
-      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) sum += static_cast<double>(values[t]);
-      out[b] = static_cast<T>(sum);
-    }
-  }
-
-  void segment_broadcast(std::span<T const> values, std::span<std::size_t const> offsets, std::span<T> out) const {
-    expects_segments(offsets, values.size(), out.size());
-    for (std::size_t b = 0; b < values.size(); ++b)
-      for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) out[t] = values[b];
-  }
-
-  double squared_norm(std::span<T const> values) const noexcept {
-    double sum = 0.0;
-    for (T const x : values) sum += static_cast<double>(x) * static_cast<double>(x);
-    return sum;
-  }
-
-  void adamw(adamw_update<T> update, std::span<T> value, std::span<T const> gradient, std::span<T> first,
-             std::span<T> second) const {
-    expects(gradient.size() == value.size() && first.size() == value.size() && second.size() == value.size(),
-            "adamw: value, gradient and both moments of one length");
-    for (std::size_t i = 0; i < value.size(); ++i) update(value[i], gradient[i], first[i], second[i]);
   }
 
  private:
