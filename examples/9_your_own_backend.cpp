@@ -45,7 +45,7 @@ double log_normalizer(const_matrix x, std::size_t i) {
 
 struct naive_backend : host_operations<double> {  // segments, norm and AdamW are there
   using scalar = double;
-
+  using storage = double;
   void token_logps(const_matrix logits, target_ids targets, row_logps<double> out) const {
     for (std::size_t i = 0; i < logits.rows; ++i) {
       bool const asked = targets[i] != no_target;
