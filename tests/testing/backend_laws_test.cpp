@@ -327,11 +327,16 @@ std::string broken_laws(testing::backend_law_options options = {}) {
 
 }  // namespace
 
-TEST_CASE("backend laws: the reference backend keeps them all, in float and double") {
+TEST_CASE("backend laws: the reference backend keeps them all") {  // as do the others: backend/every_backend_test.cpp
   reference_backend<float> single;
-  reference_backend<double> twice;
   CHECK_NOTHROW(testing::expect_laws(testing::check_backend_laws(single, {.bitwise_rows = true})));
-  CHECK_NOTHROW(testing::expect_laws(testing::check_backend_laws(twice, {.bitwise_rows = true})));
+  std::vector<testing::tried_law> const laws = testing::try_backend_laws(single, {.bitwise_rows = true});
+  CHECK(laws.size() == 23);
+  for (testing::tried_law const& law : laws) {
+    CAPTURE(law.name);
+    CHECK(law.holds());
+    CHECK(law.comparisons > 0);
+  }
 }
 
 TEST_CASE("backend laws: each broken backend is caught under the name of its law and of no law it keeps") {
