@@ -23,6 +23,7 @@
 #include <attune/core/sequences.hpp>
 #include <attune/core/view.hpp>
 #include <attune/objective/bradley_terry.hpp>
+#include <attune/objective/kl_on_logits.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 #include <attune/objective/pairwise/pair_loss.hpp>
 #include <attune/objective/unpaired/unpaired_loss.hpp>
@@ -56,7 +57,7 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
     std::vector<at::Tensor> gradients;  // one per input and of its shape; undefined where none is needed
   };
 
-  static at::Tensor forward(torch::autograd::AutogradContext* context, std::vector<at::Tensor> const& inputs,
+  static at::Tensor forward(torch::autograd::AutogradContext* context, at::TensorList inputs,
                             known const& of) {
     expects(inputs.size() == of.gradients.size(), "torch_known_gradients: one gradient per input", of.gradients.size());
     context->save_for_backward(of.gradients);
@@ -94,13 +95,18 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
 [[nodiscard]] inline at::Tensor torch_known_loss(std::vector<at::Tensor> const& inputs, double loss,
                                                  std::vector<at::Tensor> gradients) {
   at::Tensor const value = at::scalar_tensor(loss, inputs[0].options().requires_grad(false));
-  return torch_known_gradients::apply(inputs, torch_known_gradients::known{value, std::move(gradients)});
+  return torch_known_gradients::apply(at::TensorList(inputs), torch_known_gradients::known{value, std::move(gradients)});
 }
 
 /// Whether a gradient with respect to the tensor will be asked for.
 [[nodiscard]] inline bool torch_needs_gradient(at::Tensor const& tensor) {
   return tensor.defined() && tensor.requires_grad() && at::GradMode::is_enabled();
 }
+
+/// Whether an objective is one of numbers of type T: ppo_on_tokens<float> is of float alone.
+template <class T, class Objective>
+inline constexpr bool torch_objective_takes =
+    TokenObjective<std::remove_reference_t<Objective>, T> || TermedTokenObjective<std::remove_reference_t<Objective>, T>;
 
 /// Room for a gradient: compact, shaped like the tensor.
 [[nodiscard]] inline at::Tensor torch_gradient_for(at::Tensor const& tensor, bool zero = false) {
@@ -127,22 +133,27 @@ template <class Objective>
   return with_torch_storage(logits, "logits", [&]<class Storage>() {
     using backend_type = typename torch_backend<Storage>::type;
     using T = typename backend_type::scalar;
-    backend_type backend(pool);
-    loss_workspace<T> workspace;
-    matrix_view<Storage const> const in = torch_matrix<Storage const>(logits, "logits");
-    at::Tensor gradient;
-    T loss;
-    if (torch_needs_gradient(logits)) {
-      gradient = torch_gradient_for(logits);
-      loss = loss_on_logits(backend, objective, in, batch, torch_matrix<Storage>(gradient, "gradient"), workspace);
+    if constexpr (!torch_objective_takes<T, Objective>) {
+      refuse_tensor("logits", "a tensor of the type that the objective is of", c10::toString(logits.scalar_type()));
+      return at::Tensor();
     } else {
-      validate(batch, in.cols);
-      expects(in.rows == batch.total_tokens(), "torch_loss: a row of logits per token of the batch", in.rows);
-      workspace.prepare(batch, terms_of<T>(objective));
-      backend.token_logps(in, workspace.targets, workspace.forward());
-      loss = ask_for_slopes(objective, batch, workspace);
+      backend_type backend(pool);
+      loss_workspace<T> workspace;
+      matrix_view<Storage const> const in = torch_matrix<Storage const>(logits, "logits");
+      at::Tensor gradient;
+      T loss;
+      if (torch_needs_gradient(logits)) {
+        gradient = torch_gradient_for(logits);
+        loss = loss_on_logits(backend, objective, in, batch, torch_matrix<Storage>(gradient, "gradient"), workspace);
+      } else {
+        validate(batch, in.cols);
+        expects(in.rows == batch.total_tokens(), "torch_loss: logits.rows == batch.total_tokens()", in.rows);
+        workspace.prepare(batch, terms_of<T>(objective));
+        backend.token_logps(in, workspace.targets, workspace.forward());
+        loss = ask_for_slopes(objective, batch, workspace);
+      }
+      return torch_known_loss({logits}, static_cast<double>(loss), {gradient});
     }
-    return torch_known_loss({logits}, static_cast<double>(loss), {gradient});
   });
 }
 
@@ -154,27 +165,49 @@ template <class Objective>
   return with_torch_storage(hidden, "hidden", [&]<class Storage>() {
     using backend_type = typename torch_backend<Storage>::type;
     using T = typename backend_type::scalar;
-    backend_type backend(pool);
-    loss_workspace<T> workspace;
-    matrix_view<Storage const> const in = torch_matrix<Storage const>(hidden, "hidden");
-    matrix_view<Storage const> const out = torch_matrix<Storage const>(head, "head");
-    at::Tensor dhidden, dhead;
-    T loss;
-    if (torch_needs_gradient(hidden) || torch_needs_gradient(head)) {
-      dhidden = torch_gradient_for(hidden);
-      dhead = torch_gradient_for(head, true);
-      loss = loss_on_hidden(backend, objective, in, out, batch, torch_matrix<Storage>(dhidden, "dhidden"),
-                            torch_matrix<Storage>(dhead, "dhead"), workspace);
+    if constexpr (!torch_objective_takes<T, Objective>) {
+      refuse_tensor("hidden", "a tensor of the type that the objective is of", c10::toString(hidden.scalar_type()));
+      return at::Tensor();
     } else {
-      validate(batch, out.rows);
-      expects(in.rows == batch.total_tokens(), "torch_loss: a row of hidden per token of the batch", in.rows);
-      expects(in.cols == out.cols, "torch_loss: hidden and head of one width", in.cols);
-      workspace.prepare(batch, terms_of<T>(objective));
-      workspace.linear.resize(backend.linear_workspace(in.rows, out.rows, out.cols));
-      backend.linear_token_logps(in, out, workspace.targets, workspace.forward(), workspace.linear);
-      loss = ask_for_slopes(objective, batch, workspace);
+      backend_type backend(pool);
+      loss_workspace<T> workspace;
+      matrix_view<Storage const> const in = torch_matrix<Storage const>(hidden, "hidden");
+      matrix_view<Storage const> const out = torch_matrix<Storage const>(head, "head");
+      at::Tensor dhidden, dhead;
+      T loss;
+      if (torch_needs_gradient(hidden) || torch_needs_gradient(head)) {
+        dhidden = torch_gradient_for(hidden);
+        dhead = torch_gradient_for(head, true);
+        loss = loss_on_hidden(backend, objective, in, out, batch, torch_matrix<Storage>(dhidden, "dhidden"),
+                              torch_matrix<Storage>(dhead, "dhead"), workspace);
+      } else {
+        validate(batch, out.rows);
+        expects(in.rows == batch.total_tokens(), "torch_loss: hidden.rows == batch.total_tokens()", in.rows);
+        expects(in.cols == out.cols, "torch_loss: hidden.cols == head.cols", in.cols);
+        workspace.prepare(batch, terms_of<T>(objective));
+        workspace.linear.resize(backend.linear_workspace(in.rows, out.rows, out.cols));
+        backend.linear_token_logps(in, out, workspace.targets, workspace.forward(), workspace.linear);
+        loss = ask_for_slopes(objective, batch, workspace);
+      }
+      return torch_known_loss({hidden, head}, static_cast<double>(loss), {dhidden, dhead});
     }
-    return torch_known_loss({hidden, head}, static_cast<double>(loss), {dhidden, dhead});
+  });
+}
+
+/// kl_on_logits: the exact divergence to a reference's logits, of the same shape, beside another loss. Gradients flow to `logits`
+/// alone.
+[[nodiscard]] inline at::Tensor torch_kl(at::Tensor const& logits, at::Tensor const& ref_logits, sequences_view batch,
+                                         exact_kl_options options = {}, aggregation_totals totals = {},
+                                         thread_pool* pool = nullptr) {
+  return with_torch_storage(logits, "logits", [&]<class Storage>() {
+    using backend_type = typename torch_backend<Storage>::type;
+    backend_type backend(pool);
+    loss_workspace<typename backend_type::scalar> workspace;
+    at::Tensor const gradient = torch_gradient_for(logits, true);
+    auto const loss = kl_on_logits(backend, torch_matrix<Storage const>(logits, "logits"),
+                                   torch_matrix<Storage const>(ref_logits, "ref_logits"), batch,
+                                   torch_matrix<Storage>(gradient, "gradient"), workspace, options, totals);
+    return torch_known_loss({logits}, static_cast<double>(loss), {gradient});
   });
 }
 
