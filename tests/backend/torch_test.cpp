@@ -137,7 +137,7 @@ TEST_CASE("torch views: token ids are checked, a padded batch becomes sequences"
     CHECK(std::vector<std::uint8_t>(s.mask.begin(), s.mask.end()) == std::vector<std::uint8_t>{0, 1, 1, 0, 1, 0});
     CHECK(s.sequence(1)[1] == 5);
   }
-  refused([&] { return torch_sequences(ids, mask + 1); }, "expected mask: 0 or 1, got 2 at row 0, token 1");
+  refused([&] { return torch_sequences(ids, mask * 2); }, "expected mask: 0 or 1, got 2 at row 0, token 1");
   refused([&] { return torch_sequences(ids, 1 - mask); },
           "expected mask: 0 on the first token of a row, which nothing precedes, got 1 at row 0");
   refused([&] { return torch_sequences(ids, mask.slice(1, 1)); }, "expected mask: the shape of ids, (2, 3), got (2, 2)");

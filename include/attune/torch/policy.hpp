@@ -107,7 +107,15 @@ template <class Module>
     if (arguments == 2) inputs.emplace_back(attention_mask);
     return module.forward(std::move(inputs)).toTensor();
   };
-  model.copy = [module] { return torch_model_of(module.deepcopy()); };
+  model.copy = [module] {
+    torch::jit::Module copy = [&] {
+      at::NoGradGuard const no_graph;  // else the copies would be results, and no leaves
+      return module.deepcopy();
+    }();
+    auto original = module.named_parameters().begin();
+    for (auto const& item : copy.named_parameters()) item.value.requires_grad_((*original).value.requires_grad()), ++original;
+    return torch_model_of(copy);
+  };
   return model;
 }
 
