@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include <attune/torch/policy.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,6 +25,10 @@
 #include <attune/model/tabular.hpp>
 #include <attune/testing/policy_laws.hpp>
 #include <attune/testing/tempered_policy_laws.hpp>
+#include <attune/train/adamw.hpp>
+#include <attune/train/dpo_trainer.hpp>
+
+#include "support/temporary_folder.hpp"
 
 using namespace attune;
 
@@ -169,6 +176,20 @@ TEST_CASE("torch policy: parameters are the module's memory, shared ones once, a
                        "expected bias: the memory it had when the policy was made, got other memory", contract_violation);
 }
 
+TEST_CASE("torch policy: a model sees sequences padded on the right, and where they are") {
+  at::Tensor ids, mask;
+  torch_policy<double> const policy({.parameters = {}, .logits = [&](at::Tensor const& i, at::Tensor const& m) {
+    ids = i, mask = m;
+    return at::zeros({i.size(0), i.size(1), vocabulary}, at::kDouble);
+  }});
+  sequences batch;
+  batch.push_back(std::vector<token_id>{5}, std::vector<token_id>{3});
+  batch.push_back(std::vector<token_id>{1, 2}, std::vector<token_id>{3, 4});
+  CHECK(log_probs(policy, batch)[1] == doctest::Approx(-std::log(6.0)));
+  CHECK(at::equal(ids, at::tensor({5, 3, 0, 0, 1, 2, 3, 4}).to(at::kLong).view({2, 4})));
+  CHECK(at::equal(mask, at::tensor({1, 1, 0, 0, 1, 1, 1, 1}).to(at::kLong).view({2, 4})));
+}
+
 TEST_CASE("torch policy: a frozen copy stays, and dropout is silent") {
   auto const module = seeded<recurrent>(at::kDouble);
   torch_policy<double> policy(torch_model_of(module));
@@ -186,6 +207,35 @@ TEST_CASE("torch policy: a frozen copy stays, and dropout is silent") {
   CHECK(log_probs(policy, batch) != before);
   CHECK(log_probs(reference, batch) == before);
   CHECK(model_fingerprint(policy) != print);
+}
+
+TEST_CASE("torch policy: attune's trainer trains a module, and a resumed run ends in the same bits") {
+  struct {
+    std::vector<token_id> words{1, 2, 3, 4, 5, 0, 2, 4, 1, 3};
+    std::size_t size() const { return 4; }
+    preference_pair operator[](std::size_t i) const {
+      auto const at = [&](std::size_t first, std::size_t count) { return std::span(words).subspan(first, count); };
+      return {at(i, 2), at(i + 2, 1 + i % 2), at(i + 3, 3)};
+    }
+  } const pairs;
+  test::temporary_folder const folder;
+  auto const train = [&](std::size_t steps, bool resume) {
+    torch_policy<double> policy(torch_model_of(seeded<recurrent>(at::kDouble)));
+    frozen const reference(policy);
+    adamw<double> optimizer({.weight_decay = 0.1});
+    dpo_trainer trainer{policy, reference, optimizer,
+                        {.loop = {.learning_rate = 0.05, .schedule = learning_rate_schedule::constant, .epochs = 3.0,
+                                  .max_steps = steps, .batch_size = 2, .save_steps = 3,
+                                  .checkpoint_folder = folder / (resume ? "parts" : std::to_string(steps)),
+                                  .resume = resume}}};
+    auto const done = trainer.fit(pairs);
+    CHECK(done.last_loss < done.first_loss);
+    return testing::copied_values(policy);
+  };
+  auto const whole = train(6, false);
+  std::filesystem::create_directories(folder / "parts");
+  std::filesystem::copy_file(folder / "6/step-00000003.checkpoint", folder / "parts/step-00000003.checkpoint");
+  CHECK(train(6, true) == whole);
 }
 
 TEST_CASE("torch policy: an empty batch, and sequences of one token") {
