@@ -82,7 +82,7 @@ void agree(std::string const& name, std::vector<at::Tensor> const& leaves, loss_
     at::Tensor const loss = f(seen);
     CHECK(loss.dim() == 0);
     CHECK(static_cast<bool>(loss.scalar_type() == torch_dtype<T>));
-    (loss * 3.0).backward();
+    (loss * -3.0).backward();
     for (at::Tensor const& leaf : own) gradients.push_back(leaf.grad());
     return loss.detach();
   };
