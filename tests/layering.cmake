@@ -31,7 +31,7 @@ set(may_io core concepts io)
 set(may_data core concepts io data)
 set(may_device core concepts objective device)
 set(may_cuda core concepts objective device cuda)
-set(may_torch core concepts kernel objective backend torch)  # LibTorch's graph and models: where objectives meet a backend
+set(may_torch core concepts objective backend torch)  # LibTorch's graph and models: objectives put to a backend
 set(may_distributed core concepts distributed)
 set(may_attune core concepts objective train eval)  # the umbrella attune/attune.hpp
 
