@@ -2,9 +2,41 @@
 #
 # What each optional target needs beside the standard library. Read by the project's own build and, once installed, by
 # find_package(attune): one list, so that the two cannot disagree.
-set(attune_components eigen io data xtensor)
+set(attune_components eigen io data xtensor torch)
 # Those without which the project's own tests, examples and benchmarks do as well; their tests are skipped.
-set(attune_optional_components xtensor)
+set(attune_optional_components xtensor torch)
+
+# LibTorch as an imported target attune_libtorch: the one already found in this project, or that of Torch_DIR, or that of
+# the system. Not by find_package(Torch), whose configuration stops the build of whoever has a CUDA build of LibTorch and no
+# CUDA toolkit, and sets flags and languages for all of a project: attune needs two folders and three libraries.
+function(attune_find_libtorch)
+  if(TARGET attune_libtorch)
+    return()
+  endif()
+  set(hints "${TORCH_INSTALL_PREFIX}")
+  if(Torch_DIR)
+    get_filename_component(prefix "${Torch_DIR}/../../.." ABSOLUTE)  # <prefix>/share/cmake/Torch
+    list(APPEND hints "${prefix}")
+  endif()
+  find_path(ATTUNE_TORCH_INCLUDE torch/csrc/autograd/custom_function.h HINTS ${hints} PATH_SUFFIXES include)
+  set(libraries "")
+  foreach(name IN ITEMS torch torch_cpu c10)
+    find_library(ATTUNE_${name}_LIBRARY ${name} HINTS ${hints} PATH_SUFFIXES lib)
+    if(NOT ATTUNE_${name}_LIBRARY)
+      return()
+    endif()
+    list(APPEND libraries "${ATTUNE_${name}_LIBRARY}")
+  endforeach()
+  mark_as_advanced(ATTUNE_TORCH_INCLUDE ATTUNE_torch_LIBRARY ATTUNE_torch_cpu_LIBRARY ATTUNE_c10_LIBRARY)
+  if(NOT ATTUNE_TORCH_INCLUDE)
+    return()
+  endif()
+  add_library(attune_libtorch INTERFACE IMPORTED)
+  target_include_directories(attune_libtorch INTERFACE "${ATTUNE_TORCH_INCLUDE}"
+                                                       "${ATTUNE_TORCH_INCLUDE}/torch/csrc/api/include")
+  # All of them, used or not: a LibTorch whose libraries are dropped by the linker has no kernels.
+  target_link_libraries(attune_libtorch INTERFACE -Wl,--push-state,--no-as-needed ${libraries} -Wl,--pop-state)
+endfunction()
 
 # Looks for what `component` needs; sets attune_<component>_missing in the caller to a sentence, empty if all is there.
 macro(attune_find_dependencies component)
@@ -40,6 +72,15 @@ macro(attune_find_dependencies component)
     find_package(xtensor CONFIG QUIET)
     if(NOT TARGET xtensor)
       set(attune_xtensor_missing "xtensor was not found (Debian: libxtensor-dev)")
+    endif()
+  elseif("${component}" STREQUAL "torch")
+    attune_find_dependencies(eigen)
+    attune_find_libtorch()
+    if(attune_eigen_missing)
+      set(attune_torch_missing "${attune_eigen_missing}")
+    elseif(NOT TARGET attune_libtorch)
+      set(attune_torch_missing
+          "LibTorch was not found (Debian: libtorch-dev; another: -DTorch_DIR=<its share/cmake/Torch>)")
     endif()
   else()
     set(attune_${component}_missing "there is no such component")

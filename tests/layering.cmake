@@ -31,6 +31,7 @@ set(may_io core concepts io)
 set(may_data core concepts io data)
 set(may_device core concepts objective device)
 set(may_cuda core concepts objective device cuda)
+set(may_torch core concepts objective backend torch)  # LibTorch's graph and models: objectives put to a backend
 set(may_distributed core concepts distributed)
 set(may_attune core concepts objective train eval)  # the umbrella attune/attune.hpp
 
@@ -39,6 +40,7 @@ set(third_party_backend "^(Eigen/|xtensor/|xtl/|torch/|ATen/|c10/|dlpack/|cuda)"
 set(third_party_model "^Eigen/")
 set(third_party_io "^(fmt/|zlib\\.h$)")
 set(third_party_data "^range/v3/")
+set(third_party_torch "^(torch/|ATen/|c10/)")
 set(third_party_cuda "^(cuda|cublas)")
 set(third_party_distributed "^(mpi\\.h|nccl\\.h)$")
 
