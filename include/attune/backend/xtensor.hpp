@@ -46,7 +46,7 @@ concept TensorExpression = StridedTensor<X> || requires(std::remove_reference_t<
 };
 
 /// The number of dimensions where the type settles it, else any_rank.
-inline constexpr std::size_t any_rank = std::numeric_limits<std::size_t>::max();
+inline constexpr std::size_t any_rank = (std::numeric_limits<std::size_t>::max)();
 template <class X>
 inline constexpr std::size_t static_rank = [] {
   using shape = std::remove_cvref_t<decltype(std::declval<X&>().shape())>;
