@@ -18,16 +18,16 @@
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
 
-/// LibTorch's tensors as attune sees memory: views, never copies. Autograd is in torch/autograd.hpp, a model as a Policy in
-/// torch/policy.hpp.
+/// LibTorch's tensors as attune sees memory: views, never copies. Autograd is in torch/autograd.hpp, a model as a
+/// Policy in torch/policy.hpp.
 ///
 ///   matrix_view<float const> const logits = torch_matrix<float const>(tensor, "logits");
 ///   std::span<double> const slopes = torch_span<double>(tensor, "slopes");
 ///
-/// Nothing is converted: what does not fit is a contract_violation that names the argument, what was expected and what was
-/// found. A view keeps nothing alive: the tensor must outlive it. What is written through a view is invisible to autograd,
-/// so that a tensor that requires grad can be viewed for writing only where grad mode is off; its version is counted up, by
-/// which a backward pass that had saved it knows.
+/// Nothing is converted: what does not fit is a contract_violation that names the argument, what was expected and what
+/// was found. A view keeps nothing alive: the tensor must outlive it. What is written through a view is invisible to
+/// autograd, so that a tensor that requires grad can be viewed for writing only where grad mode is off; its version is
+/// counted up, by which a backward pass that had saved it knows.
 namespace attune {
 
 /// Where a view's memory may lie.
@@ -60,8 +60,8 @@ inline constexpr at::ScalarType torch_dtype = std::same_as<T, float>          ? 
   return text + ")";
 }
 
-/// Throws contract_violation unless the tensor is defined, dense, of this type and where it should be; and, where it is to be
-/// written, unless autograd allows that.
+/// Throws contract_violation unless the tensor is defined, dense, of this type and where it should be; and, where it is
+/// to be written, unless autograd allows that.
 inline void expects_tensor(at::Tensor const& tensor, char const* name, at::ScalarType dtype, bool written,
                            torch_memory memory = torch_memory::host) {
   if (!tensor.defined()) refuse_tensor(name, "a tensor", "an undefined one");
@@ -87,7 +87,8 @@ template <class T>
 }
 
 /// A tensor (rows, cols), or (..., cols) whose leading dimensions lie as if they were one, as (..., cols) of a model's
-/// output does. Rows may be apart: a stride of 1 within a row, rows at least cols apart; dimensions of size 1 have no stride.
+/// output does. Rows may be apart: a stride of 1 within a row, rows at least cols apart; dimensions of size 1 have no
+/// stride.
 template <class T>
 [[nodiscard]] matrix_view<T> torch_matrix(at::Tensor const& tensor, char const* name,
                                           torch_memory memory = torch_memory::host) {
@@ -128,8 +129,9 @@ template <class T>
   return {torch_data<T>(tensor), static_cast<std::size_t>(tensor.numel())};
 }
 
-/// Token ids of int64, row by row, as attune has them. Ids outside token_id are refused by their place, which a narrowing would
-/// hide; negative ones are let through, since a vocabulary is not known here (sequences' validate knows it).
+/// Token ids of int64, row by row, as attune has them. Ids outside token_id are refused by their place, which a
+/// narrowing would hide; negative ones are let through, since a vocabulary is not known here (sequences' validate knows
+/// it).
 [[nodiscard]] inline std::vector<token_id> torch_token_ids(at::Tensor const& tensor, char const* name) {
   std::span<std::int64_t const> const ids = torch_span<std::int64_t const>(tensor, name);
   std::vector<token_id> out(ids.size());
@@ -141,10 +143,10 @@ template <class T>
   return out;
 }
 
-/// A padded batch (sequences, length): token ids of int64, and a mask of int64 or bool that is 1 on the tokens a loss may see.
-/// Padding stays: every row becomes a sequence of `length` tokens, so that row b * length + i of a model's logits (sequences,
-/// length, vocabulary) is the row of token i of sequence b. Padding needs an id inside the vocabulary and a mask of 0.
-/// Copies; throws contract_violation naming the row whose first token is masked in.
+/// A padded batch (sequences, length): token ids of int64, and a mask of int64 or bool that is 1 on the tokens a loss
+/// may see. Padding stays: every row becomes a sequence of `length` tokens, so that row b * length + i of a model's
+/// logits (sequences, length, vocabulary) is the row of token i of sequence b. Padding needs an id inside the
+/// vocabulary and a mask of 0. Copies; throws contract_violation naming the row whose first token is masked in.
 [[nodiscard]] inline sequences torch_sequences(at::Tensor const& ids, at::Tensor const& mask) {
   std::vector<token_id> const tokens = torch_token_ids(ids, "ids");
   if (ids.dim() != 2) refuse_tensor("ids", "a tensor (sequences, length)", "the shape " + text_of(ids.sizes()));

@@ -29,16 +29,18 @@
 #include <attune/objective/unpaired/unpaired_loss.hpp>
 #include <attune/objective/value_loss.hpp>
 
-/// attune's losses inside LibTorch's autograd: each is a function with one scalar result whose gradients attune computed on
-/// the way, fused, so that the graph holds one node and no intermediate of the size of the logits but the gradient.
+/// attune's losses inside LibTorch's autograd: each is a function with one scalar result whose gradients attune
+/// computed on the way, fused, so that the graph holds one node and no intermediate of the size of the logits but the
+/// gradient.
 ///
 ///   at::Tensor loss = torch_loss(dpo_on_tokens(reference_sums, {.beta = 0.1}), logits, batch);
 ///   loss.backward();
 ///
-/// Of all of them: tensors are dense, on the CPU, of f32 or f64; one without requires_grad, or in a scope without grad mode, costs
-/// the forward pass alone. What is refused is refused by contract_violation, as is what the objective refuses. Gradients
-/// flow to the tensors named as such and to nothing else (not to a reference, an advantage, a margin). A second derivative is
-/// an error that says so, not a silent 0. The result is a 0-dimensional tensor of the first argument's type.
+/// Of all of them: tensors are dense, on the CPU, of f32 or f64. torch_loss of tensors without requires_grad, or in a
+/// scope without grad mode, costs the forward pass alone. What is refused is refused by contract_violation, as is what the objective
+/// refuses. Gradients flow to the tensors named as such and to nothing else (not to a reference, an advantage, a
+/// margin). A second derivative is an error that says so, not a silent 0. The result is a 0-dimensional tensor of the
+/// first argument's type.
 namespace attune {
 
 /// The backend for tensors of a storage type: specialise it to compute on other storage than f32 and f64.
@@ -79,8 +81,8 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
   }
 
  private:
-  /// Under create_graph the gradients are constants to autograd, which would make second derivatives wrong without a word:
-  /// whoever asks for one meets an error instead.
+  /// Under create_graph the gradients are constants to autograd, which would make second derivatives wrong without a
+  /// word: whoever asks for one meets an error instead.
   static void refuse_second_derivative(torch::autograd::variable_list& result) {
     for (at::Tensor& gradient : result) {
       if (!gradient.defined()) continue;
@@ -124,9 +126,9 @@ decltype(auto) with_torch_storage(at::Tensor const& tensor, char const* name, F&
   refuse_tensor(name, "a tensor of dtype Float or Double", c10::toString(tensor.scalar_type()));
 }
 
-/// The loss of a batch from its logits: loss_on_logits, its backend one of torch_backend's with the calling thread alone unless
-/// `pool` is given. logits: (tokens, vocabulary), or (sequences, length, vocabulary) with a batch of torch_sequences; rows may be
-/// apart. Allocates the gradient, and scratch of a few numbers per token.
+/// The loss of a batch from its logits: loss_on_logits, its backend one of torch_backend's with the calling thread
+/// alone unless `pool` is given. logits: (tokens, vocabulary), or (sequences, length, vocabulary) with a batch of
+/// torch_sequences; rows may be apart. Allocates the gradient, and scratch of a few numbers per token.
 template <class Objective>
 [[nodiscard]] at::Tensor torch_loss(Objective&& objective, at::Tensor const& logits, sequences_view batch,
                                     thread_pool* pool = nullptr) {
@@ -157,8 +159,8 @@ template <class Objective>
   });
 }
 
-/// The same from hidden states (tokens, width) and the output matrix (vocabulary, width), a torch::nn::Linear's weight, say:
-/// loss_on_hidden. The logits never exist as a whole.
+/// The same from hidden states (tokens, width) and the output matrix (vocabulary, width), a torch::nn::Linear's weight,
+/// say: loss_on_hidden. The logits never exist as a whole.
 template <class Objective>
 [[nodiscard]] at::Tensor torch_loss(Objective&& objective, at::Tensor const& hidden, at::Tensor const& head,
                                     sequences_view batch, thread_pool* pool = nullptr) {
@@ -194,8 +196,8 @@ template <class Objective>
   });
 }
 
-/// kl_on_logits: the exact divergence to a reference's logits, of the same shape, beside another loss. Gradients flow to `logits`
-/// alone.
+/// kl_on_logits: the exact divergence to a reference's logits, of the same shape, beside another loss. Gradients flow
+/// to `logits` alone.
 [[nodiscard]] inline at::Tensor torch_kl(at::Tensor const& logits, at::Tensor const& ref_logits, sequences_view batch,
                                          exact_kl_options options = {}, aggregation_totals totals = {},
                                          thread_pool* pool = nullptr) {
@@ -211,7 +213,8 @@ template <class Objective>
   });
 }
 
-/// Token log-probabilities of a batch from its logits, (tokens), 0 where the mask is 0: those of a reference, say. No graph.
+/// Token log-probabilities of a batch from its logits, (tokens), 0 where the mask is 0: those of a reference, say. No
+/// graph.
 [[nodiscard]] inline at::Tensor torch_logps(at::Tensor const& logits, sequences_view batch, thread_pool* pool = nullptr) {
   return with_torch_storage(logits, "logits", [&]<class Storage>() {
     using backend_type = typename torch_backend<Storage>::type;
@@ -234,8 +237,8 @@ struct torch_pair_logps {
   std::span<double const> weights = {};                                   ///< as in pair_logps
 };
 
-/// pair_loss of any pairwise loss (its options: dpo_options, simpo_options, ...), or a preference_loss, which mixes them and has
-/// its own pair_ratios.
+/// pair_loss of any pairwise loss (its options: dpo_options, simpo_options, ...), or a preference_loss, which mixes
+/// them and has its own pair_ratios.
 template <class Loss>
 [[nodiscard]] at::Tensor torch_pair_loss(Loss&& loss, torch_pair_logps const& of, pair_totals totals = {},
                                          pair_ratios ratios = {}) {
@@ -298,8 +301,9 @@ template <UnpairedObjective O>
   });
 }
 
-/// A loss of one number per token, a critic's or a process reward model's: f(values, slopes) -> loss with spans of T, which
-/// is a std::span<T const> and a std::span<T>. `values` has one entry per token of the batch, in any contiguous shape.
+/// A loss of one number per token, a critic's or a process reward model's: f(values, slopes) -> loss with spans of T,
+/// which is a std::span<T const> and a std::span<T>. `values` has one entry per token of the batch, in any contiguous
+/// shape.
 ///
 ///   torch_token_value_loss(values, [&]<class T>(std::span<T const> v, std::span<T> slopes) {
 ///     return value_loss<T>({.values = v, .returns = ..., .old_values = ...}, batch, slopes, totals); });
@@ -312,7 +316,8 @@ template <class F>
   });
 }
 
-/// value_loss of a critic's values, (tokens) in any contiguous shape; returns and old_values are tensors of the same kind.
+/// value_loss of a critic's values, (tokens) in any contiguous shape; returns and old_values are tensors of the same
+/// kind.
 [[nodiscard]] inline at::Tensor torch_value_loss(at::Tensor const& values, at::Tensor const& returns,
                                                  at::Tensor const& old_values, sequences_view batch,
                                                  value_loss_options options = {}, aggregation_totals totals = {}) {

@@ -30,8 +30,8 @@
 #include <attune/core/sequences.hpp>
 #include <attune/objective/loss_on_logits.hpp>
 
-/// A LibTorch model as a Policy, so that every trainer takes it; attune's optimizer, clipping and checkpoints work on the
-/// model's own memory.
+/// A LibTorch model as a Policy, so that every trainer takes it; attune's optimizer, clipping and checkpoints work on
+/// the model's own memory.
 ///
 ///   torch_policy<float> policy(torch_model_of(model));   // a torch::nn module, or a scripted one
 ///   frozen reference(policy);
@@ -49,14 +49,16 @@ struct torch_model {
 
   std::vector<named_tensor> parameters;  ///< what is to be trained: leaves that require grad, each once
 
-  /// Logits (sequences, length, vocabulary) from ids (sequences, length) of int64 and an attention mask of the same shape and
-  /// type, 0 on padding, which lies on the right: row i predicts token i + 1 from tokens 0 ... i alone, whatever the padding holds.
+  /// Logits (sequences, length, vocabulary) from ids (sequences, length) of int64 and an attention mask of the same
+  /// shape and type, 0 on padding, which lies on the right: row i predicts token i + 1 from tokens 0 ... i alone,
+  /// whatever the padding holds.
   std::function<at::Tensor(at::Tensor const& ids, at::Tensor const& attention_mask)> logits;
 
   std::function<torch_model()> copy = {};  ///< a deep copy, for frozen(policy); empty: the policy cannot be copied
 };
 
-/// The parameters that require grad, those that several modules share once, by their first name. Decay: matrices, not vectors.
+/// The parameters that require grad, those that several modules share once, by their first name. Decay: matrices, not
+/// vectors.
 template <class NamedParameters>
 [[nodiscard]] std::vector<torch_model::named_tensor> trainable_parameters(NamedParameters const& all, auto&& name_of,
                                                                           auto&& value_of) {
@@ -70,7 +72,8 @@ template <class NamedParameters>
 }
 
 /// A torch::nn module with forward(ids) or forward(ids, attention_mask) -> logits. Shares the module, and puts it into
-/// evaluation mode: a policy is a function of its tokens, which dropout would not be. Copying needs torch::nn::Cloneable.
+/// evaluation mode: a policy is a function of its tokens, which dropout would not be. Copying needs
+/// torch::nn::Cloneable.
 template <class Module>
   requires std::derived_from<Module, torch::nn::Module>
 [[nodiscard]] torch_model torch_model_of(std::shared_ptr<Module> module) {
@@ -112,29 +115,35 @@ template <class Module>
       at::NoGradGuard const no_graph;  // else the copies would be results, and no leaves
       return module.deepcopy();
     }();
-    auto original = module.named_parameters().begin();
-    for (auto const& item : copy.named_parameters()) item.value.requires_grad_((*original).value.requires_grad()), ++original;
+    auto const originals = module.named_parameters();
+    auto original = originals.begin();
+    for (auto const& item : copy.named_parameters()) {
+      item.value.requires_grad_((*original).value.requires_grad());
+      ++original;
+    }
     return torch_model_of(copy);
   };
   return model;
 }
 
 struct torch_policy_options {
-  /// A forward pass over all of a batch, its sequences padded to the longest; false: one per sequence and no padding, for a
-  /// model whose result for a sequence hangs on what is padded to it.
+  /// A forward pass over all of a batch, its sequences padded to the longest; false: one per sequence and no padding,
+  /// for a model whose result for a sequence hangs on what is padded to it.
   bool padded = true;
 };
 
-/// A model's token log-probabilities and their vector-Jacobian products, by LibTorch's forward and backward and attune's fused
-/// softmax between them. T is the type of parameters and logits. On the CPU.
+/// A model's token log-probabilities and their vector-Jacobian products, by LibTorch's forward and backward and
+/// attune's fused softmax between them. T is the type of parameters and logits. On the CPU.
 ///
-/// parameters() are views on the tensors' own memory. Gradients are the tensors' .grad, made here, 0 at first, so that an
-/// optimizer of LibTorch's can take part as well; set to none by its zero_grad() they count as 0 and are put back at the next
-/// call. A parameter that has moved since (module->to(...)) or been given another .grad is a contract_violation.
+/// parameters() are views on the tensors' own memory. Gradients are the tensors' .grad, made here, 0 at first, so that
+/// an optimizer of LibTorch's can take part as well; set to none by its zero_grad() they count as 0 and are put back at
+/// the next call. A parameter that has moved since (module->to(...)) or been given another .grad is a
+/// contract_violation.
 ///
-/// Satisfies TermedPolicy and TemperedPolicy. Copies are deep (torch_model::copy), their gradients 0. Log-probabilities are the
-/// same bits for the same batch and threads; whether they are whatever a sequence is packed with is up to the model's own
-/// kernels, within rounding. Allocates as LibTorch does: logits, their gradient where one is asked for, a graph between.
+/// Satisfies TermedPolicy and TemperedPolicy. Copies are deep (torch_model::copy), their gradients 0. Log-probabilities
+/// are the same bits for the same batch and threads; whether they are whatever a sequence is packed with is up to the
+/// model's own kernels, within rounding. Allocates as LibTorch does: logits, their gradient where one is asked for, a
+/// graph between.
 template <std::floating_point T>
 class torch_policy {
  public:
@@ -235,7 +244,8 @@ class torch_policy {
     for (std::size_t i = 0; i < held_.size(); ++i) {
       at::Tensor const& value = model_.parameters[i].value;
       char const* const name = model_.parameters[i].name.c_str();
-      if (value.data_ptr() != held_[i].value) refuse_tensor(name, "the memory it had when the policy was made", "other memory");
+      if (value.data_ptr() != held_[i].value)
+        refuse_tensor(name, "the memory it had when the policy was made", "other memory");
       if (!value.grad().defined()) {
         held_[i].gradient.zero_();
         value.mutable_grad() = held_[i].gradient;
