@@ -12,7 +12,7 @@
 
 /// Reads the machine code of kernels out of an object file of nvcc's, where the toolkit's own disassembler is not at hand:
 /// finds the cubins (ELF files of machine 190) embedded in it (compile with --no-compress), and in their .text sections counts
-/// the instructions that touch memory, in all and inside loops. From Volta on an instruction is 128 bits: operation in the
+/// the instructions that touch memory, in all and in the main loops: the tightest loop around each access of sixteen bytes. From Volta on an instruction is 128 bits: operation in the
 /// lowest 12, width of an access in bits 73 to 75. None of this is documented, so nothing it says counts until the same run
 /// has read kernels of known content: calibration.cu.
 namespace cubin {
@@ -37,7 +37,7 @@ struct code {
   unsigned architecture;  // 90 for sm_90
   std::size_t instructions = 0;
   int loops = 0;
-  accesses all, in_loops;
+  accesses all, in_main_loops;
 };
 
 namespace detail {
@@ -94,17 +94,28 @@ inline code scan(std::string symbol, unsigned architecture, std::span<unsigned c
   bool const split = words[end - 1].distance(false) != -4;
   if (words[end - 1].distance(split) != -4) throw std::runtime_error(result.symbol + ": the last branch is not one to itself");
   result.instructions = end - 1;
-  std::vector<bool> looped(end, false);
+  std::vector<std::pair<std::size_t, std::size_t>> loops;  // first and last instruction
   for (std::size_t i = 0; i + 1 < end; ++i) {
     if (words[i].operation() != branch) continue;
     std::int64_t const target = static_cast<std::int64_t>(i) + 1 + words[i].distance(split) / 4;
-    if (target < 0 || target > static_cast<std::int64_t>(i)) continue;
-    ++result.loops;
-    for (std::size_t j = static_cast<std::size_t>(target); j <= i; ++j) looped[j] = true;
+    if (target >= 0 && target <= static_cast<std::int64_t>(i)) loops.emplace_back(static_cast<std::size_t>(target), i);
+  }
+  result.loops = static_cast<int>(loops.size());
+  std::vector<bool> in_main_loop(end, false);
+  for (std::size_t i = 0; i + 1 < end; ++i) {
+    accesses own;
+    count(words[i], own);
+    if (!own.loads.contains(16) && !own.stores.contains(16)) continue;
+    std::pair<std::size_t, std::size_t> const* tightest = nullptr;
+    for (auto const& l : loops)
+      if (l.first <= i && i <= l.second && (tightest == nullptr || l.second - l.first < tightest->second - tightest->first))
+        tightest = &l;
+    if (tightest == nullptr) continue;
+    for (std::size_t j = tightest->first; j <= tightest->second; ++j) in_main_loop[j] = true;
   }
   for (std::size_t i = 0; i + 1 < end; ++i) {
     count(words[i], result.all);
-    if (looped[i]) count(words[i], result.in_loops);
+    if (in_main_loop[i]) count(words[i], result.in_main_loops);
   }
   return result;
 }
