@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "stand_in.hpp"
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +10,8 @@
 #include <map>
 #include <memory>
 
+#include <attune/core/storage.hpp>
+#include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -25,7 +29,8 @@ struct state {
   std::vector<stand_in::launch> launches;
   int waits = 0, allocations = 0;
   cudaError_t refusal = cudaSuccess, last = cudaSuccess;
-  int streams = 0;
+  int streams = 0, stream_changes = 0;
+  cudaStream_t cublas_stream = nullptr;
 };
 
 // Used by initialisers of other translation units, and so made on first use.
@@ -78,6 +83,19 @@ cudaError_t run(void const* function, dim3 grid, dim3 block, void** arguments, s
   return cudaSuccess;
 }
 
+double element(void const* p, cudaDataType_t type, std::int64_t i) {
+  if (type == CUDA_R_32F) return static_cast<double>(static_cast<float const*>(p)[i]);
+  std::uint16_t const bits = static_cast<std::uint16_t const*>(p)[i];
+  if (type == CUDA_R_16BF) return static_cast<double>(static_cast<float>(attune::bf16::from_bits(bits)));
+  if (type == CUDA_R_16F) return static_cast<double>(static_cast<float>(attune::f16::from_bits(bits)));
+  die("a product of a type that is none of the adapter's");
+}
+void set_element(void* p, cudaDataType_t type, std::int64_t i, float x) {
+  if (type == CUDA_R_32F) static_cast<float*>(p)[i] = x;
+  if (type == CUDA_R_16BF) static_cast<std::uint16_t*>(p)[i] = attune::bf16(x).bits;
+  if (type == CUDA_R_16F) static_cast<std::uint16_t*>(p)[i] = attune::f16(x).bits;
+}
+
 }  // namespace
 
 namespace stand_in {
@@ -85,8 +103,10 @@ namespace stand_in {
 std::vector<launch> const& launches() { return the().launches; }
 int waits() { return the().waits; }
 int allocations() { return the().allocations; }
+int stream_changes() { return the().stream_changes; }
 void forget() {
   the().launches.clear();
+  the().stream_changes = 0;
   the().waits = the().allocations = 0;
 }
 int live_allocations() { return static_cast<int>(the().memory.size()); }
@@ -172,5 +192,48 @@ cudaError_t cudaDeviceSynchronize() {
   ++the().waits;
   return cudaSuccess;
 }
+
+// cuBLAS: one product as its manual defines it, on columns.
+cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) {
+  *handle = reinterpret_cast<cublasHandle_t>(&the());
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasDestroy_v2(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasGetStream_v2(cublasHandle_t, cudaStream_t* stream) {
+  *stream = the().cublas_stream;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetStream_v2(cublasHandle_t, cudaStream_t stream) {
+  the().cublas_stream = stream;
+  ++the().stream_changes;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t first_op, cublasOperation_t second_op, std::int64_t m,
+                               std::int64_t n, std::int64_t k, void const* alpha, void const* first, cudaDataType_t first_type,
+                               std::int64_t first_ld, void const* second, cudaDataType_t second_type, std::int64_t second_ld,
+                               void const* beta, void* out, cudaDataType_t out_type, std::int64_t out_ld,
+                               cublasComputeType_t compute, cublasGemmAlgo_t) {
+  if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
+  bool const first_t = first_op == CUBLAS_OP_T, second_t = second_op == CUBLAS_OP_T;
+  if (first_ld < (std::max<std::int64_t>)(1, first_t ? k : m) || second_ld < (std::max<std::int64_t>)(1, second_t ? n : k) ||
+      out_ld < (std::max<std::int64_t>)(1, m) || compute != CUBLAS_COMPUTE_32F || first_type != second_type)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  the().launches.push_back({"cublasGemmEx", 1, 1, 0, the().cublas_stream});
+  reach const within;
+  float const a = *static_cast<float const*>(alpha), b = *static_cast<float const*>(beta);
+  for (std::int64_t j = 0; j < n; ++j)
+    for (std::int64_t i = 0; i < m; ++i) {
+      double sum = 0.0;
+      for (std::int64_t l = 0; l < k; ++l)
+        sum += element(first, first_type, first_t ? l + i * first_ld : i + l * first_ld) *
+               element(second, second_type, second_t ? j + l * second_ld : l + j * second_ld);
+      std::int64_t const at = i + j * out_ld;
+      float const before = b == 0.0f ? 0.0f : b * static_cast<float>(element(out, out_type, at));
+      set_element(out, out_type, at, a * static_cast<float>(sum) + before);
+    }
+  return CUBLAS_STATUS_SUCCESS;
+}
+char const* cublasGetStatusName(cublasStatus_t) { return "CUBLAS_STATUS_OF_THE_STAND_IN"; }
+char const* cublasGetStatusString(cublasStatus_t) { return "said by the stand-in cuBLAS"; }
 
 }  // extern "C"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-/// A CUDA runtime for a machine without a device: stand_in.cpp defines the symbols that nvcc's object and the cases use, so
+/// A CUDA runtime, and the one call of cuBLAS's, for a machine without a device: stand_in.cpp defines the symbols that nvcc's object and the cases use, so
 /// that the very object a program would run is linked here and its launches are seen. What a launch would run is looked up by
 /// the kernel's name among the simulations that a program has added.
 ///
@@ -27,6 +27,9 @@ std::vector<launch> const& launches();
 /// Calls since the last forget() that wait for a device or take memory from it: an operation makes none.
 int waits();
 int allocations();
+
+/// How often cuBLAS was given a stream since then.
+int stream_changes();
 void forget();
 
 /// Allocations not yet freed.

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+//
+// The adapter's operations from end to end, against plain loops in double: memory is copied to the device, nvcc's object
+// queues the work, results are copied back. Linked to the stand-in these run anywhere; linked to NVIDIA's runtime they run
+// where there is a device, and say that they were skipped where there is none.
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+#include <doctest/doctest.h>
+
+#include <attune/backend/reference.hpp>
+
+#include "device_array.hpp"
+#include "kernels.hpp"
+#include "support/logit_rows.hpp"
+
+using namespace attune;
+using kernels::operations;
+
+namespace {
+
+bool no_device() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return false;
+  MESSAGE("skipped: no device");
+  return true;
+}
+
+void check_close(char const* what, std::vector<float> const& seen, std::vector<double> const& expected, double tolerance) {
+  REQUIRE(seen.size() == expected.size());
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    INFO(what, " ", i, ": ", seen[i], " for ", expected[i]);
+    CHECK(far_apart(static_cast<double>(seen[i]), expected[i]) <= tolerance * (1.0 + std::abs(expected[i])));
+  }
+}
+
+template <class S>
+std::vector<float> widened(std::vector<S> const& values) {
+  return {values.begin(), values.end()};
+}
+
+/// Half a unit in the last place, relative.
+template <class S>
+constexpr double rounding = std::is_same_v<S, float> ? 0x1p-24 : std::is_same_v<S, bf16> ? 0x1p-9 : 0x1p-11;
+
+struct row_results {
+  std::vector<double> logps, log_normalizers, mean_logps, entropies, collisions;
+
+  explicit row_results(std::size_t n) : logps(n), log_normalizers(n), mean_logps(n), entropies(n), collisions(n) {}
+  row_logps<double> view() { return {logps, log_normalizers, mean_logps, entropies, collisions}; }
+};
+
+}  // namespace
+
+TEST_CASE("device: a launch's grid, block and every argument") {
+  if (no_device()) return;
+  device_stream const stream;
+  device_array<float> const values({1.5f, -2.0f, 0.25f, 8.0f, 3.0f});
+  constexpr unsigned blocks = 3;
+  device_array<probe::entry> const seen(blocks * probe::width, probe::entry{});
+  kernels::run_probe({seen.data(), 'm', 0.5, values.data(), 5}, blocks, stream);
+  auto const entries = seen.values();
+  for (unsigned i = 0; i < entries.size(); ++i) {
+    probe::entry const& e = entries[i];
+    CHECK(e.thread == i % probe::width);
+    CHECK(e.threads == probe::width);
+    CHECK(e.block == i / probe::width);
+    CHECK(e.blocks == blocks);
+    CHECK(e.mark == 'm');
+    float const expected[] = {0.75f, -1.0f, 0.125f, 4.0f, 1.5f};
+    CHECK(e.scaled == (i < 5 ? expected[i] : 0.0f));
+  }
+}
+
+TEST_CASE_TEMPLATE("device: token_logps and its adjoint, over the logits themselves", S, float, bf16, f16) {
+  if (no_device()) return;
+  device_stream const stream;
+  for (std::size_t const cols : {5u, 1003u, 4096u})
+    for (std::size_t const shift : {0u, 1u}) {
+      INFO("cols ", cols, ", shift ", shift, ", bytes ", sizeof(S));
+      constexpr std::size_t n = 4;
+      logit_rows<S> rows(n, cols, shift, 0, cols + shift);
+      rows.targets[1] = no_target;
+      std::vector<S> const host(rows.data(), rows.data() + n * rows.stride);
+      device_array<S> const memory(host, shift);
+      matrix_view<S> const logits{memory.data(), n, cols, rows.stride};
+      device_array<token_id> const targets(rows.targets);
+      device_array<float> const logps(n, 9.0f), normalizers(n, 9.0f), means(n, 9.0f), entropies(n, 9.0f), collisions(n, 9.0f);
+      operations<S>::token_logps(logits, targets.view(),
+                                 {logps.span(), normalizers.span(), means.span(), entropies.span(), collisions.span()}, stream);
+      row_results expected(n);
+      reference_backend<double>().token_logps(rows.wide_view(), rows.targets, expected.view());
+      check_close("logp", logps.values(), expected.logps, 5e-7);
+      check_close("log_normalizer", normalizers.values(), expected.log_normalizers, 5e-7);
+      check_close("mean_logp", means.values(), expected.mean_logps, 5e-7);
+      check_close("entropy", entropies.values(), expected.entropies, 5e-7);
+      check_close("collision", collisions.values(), expected.collisions, 5e-7);
+
+      std::vector<float> const slopes{-0.5f, 0.7f, 2.0f, -0.125f}, bent{0.25f, 0.0f, -0.5f, 0.0f}, level{0.0f, 0.5f, 0.5f, -1.0f};
+      std::vector<float> const rise{-0.25f, 1.0f, 0.0f, 0.5f};
+      device_array<float> const on_logps(slopes), on_entropies(bent), on_means(level), on_normalizers(rise);
+      operations<S>::token_logps_adjoint(
+          logits, targets.view(), normalizers.view(),
+          {on_logps.view(), on_means.view(), entropies.view(), on_entropies.view(), on_normalizers.view()}, logits, stream);
+      std::vector<double> const w_slopes(slopes.begin(), slopes.end()), w_bent(bent.begin(), bent.end()),
+          w_level(level.begin(), level.end()), w_rise(rise.begin(), rise.end());
+      std::vector<double> gradient(n * cols);
+      reference_backend<double>().token_logps_adjoint(rows.wide_view(), rows.targets, expected.log_normalizers,
+                                                      {w_slopes, w_level, expected.entropies, w_bent, w_rise},
+                                                      as_matrix(gradient.data(), n, cols));
+      std::vector<S> const seen = memory.values();
+      for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t v = 0; v < rows.stride; ++v) {
+          double const at = static_cast<double>(static_cast<float>(seen[i * rows.stride + v]));
+          if (v >= cols)
+            CHECK(at == static_cast<double>(logit_rows<S>::around));
+          else
+            CHECK(std::abs(at - gradient[i * cols + v]) <= 2e-6 + 2 * rounding<S> * std::abs(gradient[i * cols + v]));
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("device: the linear head in chunks, and its adjoint", S, float, bf16, f16) {
+  if (no_device()) return;
+  device_stream const stream;
+  cublasHandle_t cublas = nullptr;
+  REQUIRE(cublasCreate_v2(&cublas) == CUBLAS_STATUS_SUCCESS);
+  constexpr std::size_t n = 7, v = 43, d = 6, chunk = 3;
+  logit_rows<S> const hidden(n, d, 0, 0, 3, 1.0), head(v, d, 0, 0, 4, 1.0);
+  std::vector<token_id> ids{0, 42, 7, no_target, 19, 1, 30};
+  auto const storage = [](logit_rows<S> from) { return std::vector<S>(from.data(), from.data() + from.rows * from.cols); };
+  device_array<S> const hidden_memory(storage(hidden)), head_memory(storage(head)), dhidden(n * d, S(9.0f));
+  matrix_view<S const> const h{hidden_memory.data(), n, d, d}, w{head_memory.data(), v, d, d};
+  device_array<token_id> const targets(ids);
+  device_array<float> const logps(n, 9.0f), normalizers(n, 9.0f), dhead(v * d, 0.5f);
+  std::size_t const workspace_size = operations<S>::linear_workspace(chunk, n, v, d);
+  CHECK(workspace_size == chunk * (std::is_same_v<S, float> ? 44 : 48));
+  device_array<S> const workspace(workspace_size, S(9.0f));
+  operations<S>::linear_token_logps(chunk, h, w, targets.view(), {logps.span(), normalizers.span()}, workspace.span(), cublas,
+                                    stream);
+  reference_backend<double> const oracle;
+  row_results expected(n);
+  std::vector<double> scratch(oracle.linear_workspace(n, v, d));
+  oracle.linear_token_logps(hidden.wide_view(), head.wide_view(), ids, expected.view(), scratch);
+  // A logit, of up to 10 here, is rounded to S.
+  double const tolerance = 1e-6 + 10 * rounding<S>;
+  check_close("logp", logps.values(), expected.logps, tolerance);
+  check_close("log_normalizer", normalizers.values(), expected.log_normalizers, tolerance);
+
+  std::vector<float> const slopes{-0.5f, 0.5f, 1.0f, 0.75f, -0.25f, 0.125f, -1.0f};
+  device_array<float> const on_logps(slopes);
+  operations<S>::linear_token_logps_adjoint(chunk, h, w, targets.view(), normalizers.view(), {on_logps.view()},
+                                            {dhidden.data(), n, d, d}, {dhead.data(), v, d, d}, workspace.span(), cublas, stream);
+  std::vector<double> const wide(slopes.begin(), slopes.end());
+  std::vector<double> dh(n * d), dw(v * d, 0.5);
+  oracle.linear_token_logps_adjoint(hidden.wide_view(), head.wide_view(), ids, expected.log_normalizers, {wide},
+                                    as_matrix(dh.data(), n, d), as_matrix(dw.data(), v, d), scratch);
+  check_close("dhidden", widened(dhidden.values()), dh, 4 * tolerance);
+  check_close("dhead", dhead.values(), dw, 4 * tolerance);
+  CHECK(cublasDestroy_v2(cublas) == CUBLAS_STATUS_SUCCESS);
+}

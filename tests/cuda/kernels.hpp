@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+
+#include <attune/concepts/backend.hpp>
+#include <attune/core/storage.hpp>
+#include <attune/core/view.hpp>
+
+#include "probe.hpp"
+
+/// The adapter for code that g++ compiles: kernels.cu defines each for S = float, bf16 and f16. Pointers are the device's.
+namespace kernels {
+
+using namespace attune;
+
+void run_probe(probe const& body, std::size_t blocks, cudaStream_t stream);
+
+template <class S>
+struct operations {
+  static void token_logps(matrix_view<S const> logits, std::span<token_id const> targets, row_logps<float> out,
+                          cudaStream_t stream);
+  static void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
+                                  std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dlogits,
+                                  cudaStream_t stream);
+  static std::size_t linear_workspace(std::size_t chunk, std::size_t rows, std::size_t vocabulary, std::size_t width);
+  static void linear_token_logps(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
+                                 std::span<token_id const> targets, row_logps<float> out, std::span<S> workspace,
+                                 cublasHandle_t cublas, cudaStream_t stream);
+  static void linear_token_logps_adjoint(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
+                                         std::span<token_id const> targets, std::span<float const> log_normalizers,
+                                         row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
+                                         std::span<S> workspace, cublasHandle_t cublas, cudaStream_t stream);
+};
+
+}  // namespace kernels
