@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <deque>
 #include <numeric>
 
 // What a sanitizer brings along; null in a program without it.
@@ -42,8 +42,10 @@ namespace {
 
 constexpr std::size_t stack_size = std::size_t{64} << 10;
 constexpr unsigned warp_size = 32;
+constexpr unsigned most_threads = 1024;
 constexpr unsigned without_ordering = 1;  // a flag of __tsan_switch_to_fiber
 constexpr std::size_t most_violations = 4;
+constexpr std::size_t most_races = 4;  // a report costs a hundredth of a second
 
 enum class state { ready, at_barrier, at_shuffle, ended };
 
@@ -56,7 +58,7 @@ struct fiber {
   void* to_sanitizer = nullptr;
   void* fake_stack = nullptr;
   std::byte* stack = nullptr;
-  unsigned char value[8];
+  std::uint64_t value = 0;
   std::size_t size = 0;
   unsigned lanes = 0;
 };
@@ -80,13 +82,16 @@ struct running {
   std::size_t epoch = 0;  // barriers passed by this block
   std::vector<shared_entry> shared;
   std::vector<void*> to_free;
-  std::vector<std::uint64_t> tags;  // addresses for the sanitizer: two per block and one for the end
+  std::vector<std::uint64_t> tags;  // addresses for the sanitizer: two per block, start and end
   std::vector<unsigned> order;
   std::uint64_t random;
+  std::size_t races_before = 0;
   bool abandoned = false;
   void const* main_stack = nullptr;
   std::size_t main_stack_size = 0;
 
+  void* start_tag() { return &tags[tags.size() - 2]; }
+  void* end_tag() { return &tags[tags.size() - 1]; }
   void violate(std::string text) {
     abandoned = true;
     if (result.violations.size() < most_violations) result.violations.push_back(std::move(text));
@@ -96,6 +101,32 @@ struct running {
 namespace {
 
 running* entered = nullptr;  // what a new fiber finds its launch by
+
+/// What fibers stand on, kept between launches, since a sanitizer is slow to make them. Where races are found every block of
+/// a grid has its own, or one's locals and threads would be the other's.
+struct ground {
+  std::byte* stacks = nullptr;
+  std::vector<void*> to_sanitizer;
+
+  ground() {
+    void* const memory = mmap(nullptr, most_threads * stack_size, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) std::abort();
+    stacks = static_cast<std::byte*>(memory);
+  }
+  void* thread(unsigned t) {
+    while (__tsan_create_fiber && to_sanitizer.size() <= t) to_sanitizer.push_back(__tsan_create_fiber(0));
+    return __tsan_create_fiber ? to_sanitizer[t] : nullptr;
+  }
+  /// After an abandoned block: what its threads were in the midst of is forgotten.
+  void forget(unsigned threads) {
+    for (void* const fiber : to_sanitizer) __tsan_destroy_fiber(fiber);
+    to_sanitizer.clear();
+    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(stacks, threads * stack_size);
+  }
+};
+
+std::deque<ground> grounds;  // never given back
 
 [[gnu::noinline, noreturn, gnu::no_sanitize("address")]] void jump(void** to) { __builtin_longjmp(to, 1); }
 
@@ -131,8 +162,9 @@ void yield(running& r, fiber& f) {
   unsigned const thread = r.current;
   fiber& f = r.fibers[thread];
   arrived(r, f);
+  if (__tsan_acquire) __tsan_acquire(r.start_tag());
   r.body(r.context, r, thread, r.block);
-  if (__tsan_release) __tsan_release(&r.tags.back());
+  if (__tsan_release) __tsan_release(r.end_tag());
   f.is = state::ended;
   switch_to(r, f, r.scheduler, true);
   std::abort();  // never resumed
@@ -167,10 +199,10 @@ bool exchange_lanes(running& r) {
       return r.violate("a shuffle with lanes outside the warp: " + std::to_string(warp[0].lanes) + " at " +
                        warp[0].where.text()),
              false;
-    unsigned char values[warp_size][8];
-    for (unsigned lane = 0; lane < warp_size; ++lane) std::copy_n(warp[lane].value, 8, values[lane]);
+    std::uint64_t values[warp_size];
+    for (unsigned lane = 0; lane < warp_size; ++lane) values[lane] = warp[lane].value;
     for (unsigned lane = 0; lane < warp_size; ++lane) {
-      std::copy_n(values[lane ^ warp[0].lanes], 8, warp[lane].value);
+      warp[lane].value = values[lane ^ warp[0].lanes];
       warp[lane].is = state::ready;
     }
     progress = true;
@@ -213,18 +245,18 @@ bool advance(running& r) {
   makecontext(&start, enter, 0);
 }
 
-void run_block(running& r, std::byte* stacks) {
+void run_block(running& r, ground& on) {
   unsigned const threads = r.options.threads;
   r.shared.clear();
   r.epoch = 0;
   for (unsigned t = 0; t < threads; ++t) {
     fiber& f = r.fibers[t];
-    f.stack = stacks + t * stack_size;
+    f.stack = on.stacks + t * stack_size;
     f.is = state::ready;
     f.started = false;
     f.fake_stack = nullptr;
     prepare(f.start, f.stack);
-    if (__tsan_create_fiber) f.to_sanitizer = __tsan_create_fiber(0);
+    f.to_sanitizer = on.thread(t);
   }
   std::iota(r.order.begin(), r.order.end(), 0u);
   if (r.options.order == schedule::reverse) std::reverse(r.order.begin(), r.order.end());
@@ -239,11 +271,18 @@ void run_block(running& r, std::byte* stacks) {
       r.current = t;
       switch_to(r, r.scheduler, r.fibers[t], false);
       arrived(r, r.scheduler);
+      if (races_seen - r.races_before > most_races) r.abandoned = true;
       if (r.abandoned) break;
     }
   } while (!r.abandoned && advance(r));
-  for (fiber& f : r.fibers)
-    if (__tsan_destroy_fiber) __tsan_destroy_fiber(f.to_sanitizer);
+  if (!r.abandoned) return;
+  for (fiber& f : r.fibers)  // what they did comes before whatever the test does now
+    if (__tsan_release && f.is != state::ended) {
+      __tsan_switch_to_fiber(f.to_sanitizer, without_ordering);
+      __tsan_release(r.end_tag());
+      __tsan_switch_to_fiber(r.scheduler.to_sanitizer, without_ordering);
+    }
+  on.forget(r.options.threads);
 }
 
 /// Nothing on the terminal while a race is wanted.
@@ -313,15 +352,17 @@ void wait(running& r, unsigned thread, std::source_location const& at) {
   if (__tsan_acquire) __tsan_acquire(tag);
 }
 
-void exchange(running& r, unsigned thread, void* value, std::size_t size, unsigned lanes, std::source_location const& at) {
+// No copying of bytes here: a sanitizer would see memcpy.
+std::uint64_t exchange(running& r, unsigned thread, std::uint64_t value, std::size_t size, unsigned lanes,
+                       std::source_location const& at) {
   fiber& f = r.fibers[thread];
-  std::copy_n(static_cast<unsigned char*>(value), size, f.value);
+  f.value = value;
   f.size = size;
   f.lanes = lanes;
   f.is = state::at_shuffle;
   f.where = at;
   yield(r, f);
-  std::copy_n(f.value, size, static_cast<unsigned char*>(value));
+  return f.value;
 }
 
 void* shared_object(running& r, void const* key, std::size_t size, std::size_t alignment) {
@@ -337,7 +378,7 @@ void* shared_object(running& r, void const* key, std::size_t size, std::size_t a
 }
 
 report launch_threads(launch_options const& options, void (*body)(void*, running&, unsigned, unsigned), void* context) {
-  if (options.threads == 0 || options.threads % warp_size != 0 || options.threads > 1024) {
+  if (options.threads == 0 || options.threads % warp_size != 0 || options.threads > most_threads) {
     report refused;
     refused.violations.push_back("a block is of 32 to 1024 threads, in whole warps");
     return refused;
@@ -346,31 +387,19 @@ report launch_threads(launch_options const& options, void (*body)(void*, running
             .to_free = {}, .tags = {}, .order = {}, .random = options.seed * 2 + 1};
   r.fibers = std::vector<fiber>(options.threads);
   r.order.resize(options.threads);
-  r.tags.resize(2 * std::size_t{options.blocks} + 1);
+  r.tags.resize(2 * std::size_t{options.blocks} + 2);
   if (__tsan_get_current_fiber) r.scheduler.to_sanitizer = __tsan_get_current_fiber();
   silence const quiet(options.without.line != 0 && finds_races());
-  std::size_t const races_before = races_seen;
-  // One mapping, whose shadow a sanitizer forgets with it.
-  std::size_t const bytes = options.threads * stack_size;
-  std::byte* stacks = nullptr;
-  auto const map = [&] {
-    stacks = static_cast<std::byte*>(
-        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  };
-  map();
+  r.races_before = races_seen;
+  if (__tsan_release) __tsan_release(r.start_tag());
   for (r.block = 0; r.block < options.blocks && !r.abandoned; ++r.block) {
-    run_block(r, stacks);
-    if (options.without.line != 0 && races_seen != races_before) break;
-    if (finds_races()) {  // or the locals of one block would race with those of the next
-      munmap(stacks, bytes);
-      map();
-    }
+    std::size_t const own = finds_races() ? r.block : 0;
+    while (grounds.size() <= own) grounds.emplace_back();
+    run_block(r, grounds[own]);
   }
-  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(stacks, bytes);
-  munmap(stacks, bytes);
-  if (__tsan_acquire) __tsan_acquire(&r.tags.back());
+  if (__tsan_acquire) __tsan_acquire(r.end_tag());
   for (void* const p : r.to_free) std::free(p);
-  r.result.races = races_seen - races_before;
+  r.result.races = races_seen - r.races_before;
   return std::move(r.result);
 }
 

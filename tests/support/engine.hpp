@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <limits>
 #include <source_location>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -71,7 +73,8 @@ struct running;  // a launch, engine.cpp
 void note_load(running&, unsigned thread, void const* p, std::size_t size, std::source_location const& at);
 void note_store(running&, unsigned thread, void const* p, std::size_t size, std::source_location const& at);
 void wait(running&, unsigned thread, std::source_location const& at);
-void exchange(running&, unsigned thread, void* value, std::size_t size, unsigned lanes, std::source_location const& at);
+std::uint64_t exchange(running&, unsigned thread, std::uint64_t value, std::size_t size, unsigned lanes,
+                       std::source_location const& at);
 void* shared_object(running&, void const* key, std::size_t size, std::size_t alignment);
 report launch_threads(launch_options const&, void (*body)(void*, running&, unsigned thread, unsigned block), void* context);
 
@@ -106,8 +109,9 @@ class fiber_block {
   template <class T>
   T shuffle_xor(T x, unsigned lanes, here at = here::current()) const {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "what the instruction moves");
-    exchange(*launch_, thread_, &x, sizeof x, lanes, at);
-    return x;
+    using bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    std::uint64_t const other = exchange(*launch_, thread_, std::bit_cast<bits>(x), sizeof x, lanes, at);
+    return std::bit_cast<T>(static_cast<bits>(other));
   }
 
   template <class S>
