@@ -5,7 +5,8 @@
 // where there is a device, and say that they were skipped where there is none.
 #include <cmath>
 #include <cstddef>
-#include <string>
+#include <span>
+#include <type_traits>
 #include <vector>
 
 #include <cublas_v2.h>
@@ -162,4 +163,82 @@ TEST_CASE_TEMPLATE("device: the linear head in chunks, and its adjoint", S, floa
   check_close("dhidden", widened(dhidden.values()), dh, 4 * tolerance);
   check_close("dhead", dhead.values(), dw, 4 * tolerance);
   CHECK(cublasDestroy_v2(cublas) == CUBLAS_STATUS_SUCCESS);
+}
+
+TEST_CASE("device: sums over segments, empty ones too, and their broadcast") {
+  if (no_device()) return;
+  device_stream const stream;
+  std::vector<std::size_t> offsets{0};
+  for (std::size_t b = 0; b < 21; ++b) offsets.push_back(offsets.back() + (b % 5 == 3 ? 0 : 7 * b + 1));
+  std::size_t const total = offsets.back(), segments = offsets.size() - 1;
+  std::vector<float> values(total);
+  for (std::size_t t = 0; t < total; ++t) values[t] = static_cast<float>(std::sin(static_cast<double>(t)));
+  device_array<float> const in(values), sums(segments, 9.0f), spread(total, 9.0f);
+  device_array<std::size_t> const bounds(offsets);
+  kernels::segment_sum(in.view(), bounds.view(), sums.span(), stream);
+  kernels::segment_broadcast(sums.view(), bounds.view(), spread.span(), stream);
+  std::vector<float> const seen = sums.values();
+  for (std::size_t b = 0; b < segments; ++b) {
+    double expected = 0.0;
+    for (std::size_t t = offsets[b]; t < offsets[b + 1]; ++t) expected += static_cast<double>(values[t]);
+    CHECK(std::abs(static_cast<double>(seen[b]) - expected) <= 1e-7 * (1.0 + std::abs(expected)));
+  }
+  std::vector<float> expected(total);
+  reference_backend<float>().segment_broadcast(seen, offsets, expected);
+  CHECK(spread.values() == expected);
+}
+
+TEST_CASE_TEMPLATE("device: the squared norm of none, of few and of many", S, float, bf16, f16) {
+  if (no_device()) return;
+  device_stream const stream;
+  for (std::size_t const count : {0u, 5u, 4096u, 100003u})
+    for (std::size_t const shift : {0u, 3u}) {
+      std::vector<S> values(count, S(0.0f));
+      double expected = 0.0;
+      for (std::size_t i = 0; i < count; ++i) {
+        values[i] = S(static_cast<float>(std::cos(static_cast<double>(i)) + 0.5));
+        double const wide = static_cast<double>(static_cast<float>(values[i]));
+        expected += wide * wide;
+      }
+      device_array<S> const memory(values, shift);
+      device_array<double> const out(1, -1.0), workspace(operations<S>::squared_norm_workspace(count) + 1, 9.0);
+      operations<S>::squared_norm(memory.view(), out.data(), workspace.span(), stream);
+      CHECK(std::abs(out.values()[0] - expected) <= 1e-12 * (1.0 + expected));
+      CHECK(workspace.values().back() == 9.0);
+    }
+}
+
+TEST_CASE_TEMPLATE("device: adamw, with and without a copy of the weights, aligned or not", S, float, bf16, f16) {
+  if (no_device()) return;
+  device_stream const stream;
+  adamw_update<double> const wide{0.9, 0.99, 1e-8, 1e-2, 1.25, 0.999, 0.5};
+  adamw_update<float> const update{0.9f, 0.99f, 1e-8f, 1e-2f, 1.25f, 0.999f, 0.5f};
+  for (std::size_t const count : {3u, 5000u})
+    for (std::size_t const shift : {0u, 1u})
+      for (bool const with_copy : {false, true}) {
+        std::vector<float> value(count), first(count), second(count);
+        std::vector<S> gradient(count, S(0.0f));
+        for (std::size_t i = 0; i < count; ++i) {
+          double const x = static_cast<double>(i);
+          value[i] = static_cast<float>(std::sin(x));
+          gradient[i] = S(static_cast<float>(std::cos(3.0 * x)));
+          first[i] = static_cast<float>(0.1 * std::cos(x));
+          second[i] = static_cast<float>(0.01 + 0.005 * std::sin(2.0 * x));
+        }
+        device_array<float> const v(value, shift), m(first), s(second);
+        device_array<S> const g(gradient), copy(count, S(9.0f));
+        operations<S>::adamw(update, v.span(), g.view(), m.span(), s.span(), with_copy ? copy.span() : std::span<S>{}, stream);
+        auto const new_v = v.values(), new_m = m.values(), new_s = s.values();
+        std::vector<S> const copied = copy.values();
+        bool close = true, copies = true;
+        for (std::size_t i = 0; i < count; ++i) {
+          double ev = static_cast<double>(value[i]), em = static_cast<double>(first[i]), es = static_cast<double>(second[i]);
+          wide(ev, static_cast<double>(static_cast<float>(gradient[i])), em, es);
+          close &= std::abs(static_cast<double>(new_v[i]) - ev) <= 2e-7 * (1.0 + std::abs(ev)) &&
+                   std::abs(static_cast<double>(new_m[i]) - em) <= 1e-7 && std::abs(static_cast<double>(new_s[i]) - es) <= 1e-7;
+          copies &= static_cast<float>(copied[i]) == (with_copy ? static_cast<float>(S(new_v[i])) : 9.0f);
+        }
+        CHECK(close);
+        CHECK(copies);
+      }
 }

@@ -13,6 +13,15 @@ void run_probe(probe const& body, std::size_t blocks, cudaStream_t stream) {
   cuda::launch<probe::width>("probe", body, blocks, stream);
 }
 
+void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out, cudaStream_t stream) {
+  cuda_backend<float>{}.segment_sum(values, offsets, out, stream);
+}
+
+void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
+                       cudaStream_t stream) {
+  cuda_backend<float>{}.segment_broadcast(values, offsets, out, stream);
+}
+
 template <class S>
 void operations<S>::token_logps(matrix_view<S const> logits, std::span<token_id const> targets, row_logps<float> out, cudaStream_t stream) {
   cuda_backend<S>{}.token_logps(logits, targets, out, stream);
@@ -44,6 +53,22 @@ void operations<S>::linear_token_logps_adjoint(std::size_t chunk, matrix_view<S 
                                 std::span<S> workspace, cublasHandle_t cublas, cudaStream_t stream) {
   cuda_backend<S>(chunk).linear_token_logps_adjoint(hidden, head, targets, log_normalizers, slopes, dhidden, dhead, workspace,
                                                     cublas_gemm(cublas), stream);
+}
+
+template <class S>
+std::size_t operations<S>::squared_norm_workspace(std::size_t count) {
+  return cuda_backend<S>::squared_norm_workspace(count);
+}
+
+template <class S>
+void operations<S>::squared_norm(std::span<S const> values, double* out, std::span<double> workspace, cudaStream_t stream) {
+  cuda_backend<S>{}.squared_norm(values, out, workspace, stream);
+}
+
+template <class S>
+void operations<S>::adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient,
+                          std::span<float> first, std::span<float> second, std::span<S> copy, cudaStream_t stream) {
+  cuda_backend<S>{}.adamw(update, value, gradient, first, second, copy, stream);
 }
 
 template struct operations<float>;

@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 
 #include <attune/concepts/backend.hpp>
+#include <attune/core/adamw_update.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
 
@@ -19,6 +20,10 @@ namespace kernels {
 using namespace attune;
 
 void run_probe(probe const& body, std::size_t blocks, cudaStream_t stream);
+
+void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out, cudaStream_t stream);
+void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
+                       cudaStream_t stream);
 
 template <class S>
 struct operations {
@@ -35,6 +40,10 @@ struct operations {
                                          std::span<token_id const> targets, std::span<float const> log_normalizers,
                                          row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
                                          std::span<S> workspace, cublasHandle_t cublas, cudaStream_t stream);
+  static std::size_t squared_norm_workspace(std::size_t count);
+  static void squared_norm(std::span<S const> values, double* out, std::span<double> workspace, cudaStream_t stream);
+  static void adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient, std::span<float> first,
+                    std::span<float> second, std::span<S> copy, cudaStream_t stream);
 };
 
 }  // namespace kernels

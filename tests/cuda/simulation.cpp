@@ -17,6 +17,10 @@
 
 #include <attune/core/contract.hpp>
 #include <attune/core/storage.hpp>
+#include <attune/device/adamw.hpp>
+#include <attune/device/block_sum.hpp>
+#include <attune/device/segments.hpp>
+#include <attune/device/squared_norm.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
 
@@ -48,10 +52,15 @@ template <class S>
 void simulate_storage() {
   simulate<device::token_logps<S>>(256);
   simulate<device::token_logps_adjoint<S>>(256);
+  simulate<device::squared_norm<S>>(256);
+  simulate<device::adamw<S>>(256);
 }
 
 [[maybe_unused]] bool const simulated = [] {
   simulate<probe>(probe::width);
+  simulate<device::segment_sum>(256);
+  simulate<device::segment_broadcast>(256);
+  simulate<device::sum_partials>(256);
   simulate_storage<float>();
   simulate_storage<bf16>();
   simulate_storage<f16>();
@@ -166,6 +175,16 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
                   contract_violation);
   CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, m, narrow, workspace.span(), nullptr, stream),
                   contract_violation);
+  device_array<std::size_t> const offsets(3, 0);
+  device_array<double> const partials(2, 0.0);
+  CHECK_THROWS_AS(kernels::segment_sum(three, offsets.view(), three, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::segment_broadcast(three, offsets.view(), three, stream), contract_violation);
+  CHECK_THROWS_AS(f::squared_norm(three, partials.data(), partials.span().first(0), stream), contract_violation);
+  CHECK_THROWS_AS(f::squared_norm(three, nullptr, partials.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three.first(2), three, three, {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three, three.first(2), three, {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three, three, three.first(2), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three, three, three, three.first(2), stream), contract_violation);
   CHECK_THROWS_AS(f::linear_workspace(0, 1, 1, 1), contract_violation);
   CHECK(stand_in::launches().empty());
 }
@@ -192,6 +211,23 @@ TEST_CASE_TEMPLATE("stand-in: bytes moved are the fewest that can be", S, float,
   CHECK(reports[0].loads.bytes - once <= n * 256 * 8);
   CHECK(reports[1].loads.bytes - once <= n * 256 * 24);
   std::string const shape = std::to_string(n) + " x " + std::to_string(v);
+
+  constexpr std::size_t count = 1 << 16;
+  device_array<float> const value(count, 1.0f), first(count, 0.0f), second(count, 1.0f);
+  device_array<S> const gradient(count, S(1.0f)), copy(count, S(0.0f));
+  device_array<double> const partials(operations<S>::squared_norm_workspace(count), 0.0), norm(1, 0.0);
+  operations<S>::adamw({.beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .step_size = 1e-3f, .second_scale = 1.0f, .decay = 1.0f,
+                        .gradient_scale = 1.0f},
+                       value.span(), gradient.view(), first.span(), second.span(), copy.span(), stream);
+  operations<S>::squared_norm(gradient.view(), norm.data(), partials.span(), stream);
+  REQUIRE(reports.size() == 5);
+  constexpr std::size_t moved = count * (6 * sizeof(float) + 2 * sizeof(S));
+  CHECK(reports[2].loads.bytes + reports[2].stores.bytes == moved);
+  CHECK(16 * (reports[2].loads.accesses[16] + reports[2].stores.accesses[16]) == moved);
+  CHECK(reports[3].loads.bytes == count * sizeof(S));
+  CHECK(reports[3].loads.accesses[16] * 16 == count * sizeof(S));
+  say_traffic("adamw<" + storage + ">", std::to_string(count), reports[2], moved);
+  say_traffic("squared_norm<" + storage + ">", std::to_string(count), reports[3], count * sizeof(S));
   say_traffic("token_logps<" + storage + ">", shape, reports[0], once);
   say_traffic("token_logps_adjoint<" + storage + ">", shape, reports[1], 2 * once);
 }

@@ -7,11 +7,16 @@
 #include <type_traits>
 
 #include <attune/concepts/backend.hpp>
+#include <attune/core/adamw_update.hpp>
 #include <attune/core/contract.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
 #include <attune/cuda/launch.cuh>
+#include <attune/device/adamw.hpp>
+#include <attune/device/block_sum.hpp>
 #include <attune/device/gemm_plan.hpp>
+#include <attune/device/segments.hpp>
+#include <attune/device/squared_norm.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
 
@@ -36,8 +41,8 @@ class cuda_backend {
   using storage = S;
   using scalar = float;
 
-  /// Threads of a block, in operations that give a block a row.
-  static constexpr unsigned row_threads = 256;
+  /// Threads of every block.
+  static constexpr unsigned threads = 256;
 
   static constexpr std::size_t default_chunk = 1024;
 
@@ -51,7 +56,7 @@ class cuda_backend {
                    stream_view stream) const {
     expects_rows(logits, targets);
     expects_outputs(out, logits.rows);
-    launch<row_threads>("token_logps",
+    launch<threads>("token_logps",
                         device::token_logps<S>{.logits = logits,
                                                .targets = targets.data(),
                                                .logps = out.logps.data(),
@@ -70,7 +75,7 @@ class cuda_backend {
     expects_slopes(log_normalizers, slopes, logits.rows);
     expects_matrix(dlogits);
     expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols, "token_logps_adjoint: dlogits shaped as logits");
-    launch<row_threads>("token_logps_adjoint",
+    launch<threads>("token_logps_adjoint",
                         device::token_logps_adjoint<S>{.logits = logits,
                                                        .targets = targets.data(),
                                                        .log_normalizers = log_normalizers.data(),
@@ -130,7 +135,56 @@ class cuda_backend {
     }
   }
 
+  /// out[b] = sum of values[offsets[b] .. offsets[b + 1]), in double and rounded once. Offsets cannot be looked at from here.
+  void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
+                   stream_view stream) const {
+    expects_segments(offsets, out.size(), values.size());
+    launch<threads>("segment_sum", device::segment_sum{values.data(), offsets.data(), out.size(), out.data()},
+                    blocks_for(out.size(), segments_per_block), stream);
+  }
+
+  void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
+                         stream_view stream) const {
+    expects_segments(offsets, values.size(), out.size());
+    launch<threads>("segment_broadcast", device::segment_broadcast{values.data(), offsets.data(), values.size(), out.data()},
+                    blocks_for(values.size(), segments_per_block), stream);
+  }
+
+  /// Elements of double that squared_norm needs for so many values.
+  [[nodiscard]] static constexpr std::size_t squared_norm_workspace(std::size_t count) noexcept {
+    return (std::min)(blocks_for(count, 4096), most_partials);
+  }
+
+  /// *out, on the device, is the sum of squares of values; 0 of none.
+  void squared_norm(std::span<S const> values, double* out, std::span<double> workspace, stream_view stream) const {
+    std::size_t const partials = squared_norm_workspace(values.size());
+    expects(workspace.size() >= partials, "squared_norm: workspace.size() >= squared_norm_workspace(count)", workspace.size());
+    expects(out != nullptr, "squared_norm: a place for the result");
+    launch<threads>("squared_norm", device::squared_norm<S>{values.data(), values.size(), workspace.data()}, partials, stream);
+    launch<threads>("squared_norm", device::sum_partials{workspace.data(), partials, out}, 1, stream);
+  }
+
+  /// AdamW on float weights and moments, in place, with gradients of S. `copy`, empty or of the weights' length, gets the new
+  /// weights rounded to S: where `value` are the master weights of mixed precision, the model's own.
+  void adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient, std::span<float> first,
+             std::span<float> second, std::span<S> copy, stream_view stream) const {
+    expects(gradient.size() == value.size() && first.size() == value.size() && second.size() == value.size(),
+            "adamw: value, gradient and both moments of one length");
+    expects(copy.empty() || copy.size() == value.size(), "adamw: copy empty, or of the weights' length", copy.size());
+    launch<threads>("adamw",
+                    device::adamw<S>{update, value.size(), value.data(), gradient.data(), first.data(), second.data(),
+                                     pointer(copy)},
+                    blocks_for(value.size(), threads * pack<S>::size), stream);
+  }
+
  private:
+  static constexpr std::size_t segments_per_block = threads / device_block::warp_size;
+  static constexpr std::size_t most_partials = 1024;  // what one block adds up in a moment, and blocks enough for any device
+
+  static constexpr std::size_t blocks_for(std::size_t count, std::size_t per_block) noexcept {
+    return (count + per_block - 1) / per_block;
+  }
+
   static std::size_t padded(std::size_t vocabulary) noexcept {
     constexpr std::size_t width = pack<S>::size;
     return (vocabulary + width - 1) / width * width;
@@ -191,6 +245,10 @@ class cuda_backend {
     expects(slopes.entropies.size() == slopes.entropy_slopes.size(), "row_slopes.entropies: as many as entropy_slopes",
             slopes.entropies.size());
     expects(fits(slopes.log_normalizers), "row_slopes.log_normalizers: empty, or one per row", slopes.log_normalizers.size());
+  }
+  static void expects_segments(std::span<std::size_t const> offsets, std::size_t segments, std::size_t total) {
+    expects(offsets.size() == segments + 1 || (offsets.empty() && segments == 0 && total == 0),
+            "cuda_backend: offsets.size() == segments + 1", offsets.size());
   }
   void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                       std::span<S> workspace) const {
