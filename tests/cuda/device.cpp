@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
 // The cases on a device: which one it was.
-#include <cstdlib>
-#include <fstream>
 #include <string>
 
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
+
+#include "support/cuda_evidence.hpp"
 
 TEST_CASE("device: its name") {
   int count = 0;
@@ -17,6 +17,5 @@ TEST_CASE("device: its name") {
   }
   REQUIRE(cudaGetDeviceProperties(&device, 0) == cudaSuccess);
   MESSAGE("device: ", std::string(device.name));
-  if (char const* const path = std::getenv("ATTUNE_CUDA_EVIDENCE"))
-    std::ofstream(path, std::ios::app) << "{\"device\": \"" << device.name << "\"}\n";
+  say_cuda_evidence("{\"device\": \"" + std::string(device.name) + "\"}");
 }

@@ -3,10 +3,8 @@
 // The cases over the stand-in: what a launch would run on a device, the engine runs, found by the kernel's name. And what
 // only the stand-in can see: which launches an operation makes, that it waits for nothing and allocates nothing, and what
 // the bodies moved.
-#include <cstdio>
 #include <cstdlib>
 #include <cxxabi.h>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -28,6 +26,7 @@
 #include "kernels.hpp"
 #include "probe.hpp"
 #include "stand_in.hpp"
+#include "support/cuda_evidence.hpp"
 #include "support/engine_checks.hpp"
 #include "support/logit_rows.hpp"
 
@@ -67,15 +66,10 @@ void simulate_storage() {
   return true;
 }();
 
-/// A line for the evidence, where the environment names its file.
-void say(std::string const& line) {
-  if (char const* const path = std::getenv("ATTUNE_CUDA_EVIDENCE")) std::ofstream(path, std::ios::app) << line << '\n';
-}
-
 void say_traffic(std::string const& kernel, std::string const& shape, engine::report const& r, std::size_t minimum) {
   std::size_t const bytes = r.loads.bytes + r.stores.bytes;
   std::size_t const packs = 16 * (r.loads.accesses[16] + r.stores.accesses[16]);
-  say("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes_loaded\": " + std::to_string(r.loads.bytes) +
+  say_cuda_evidence("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes_loaded\": " + std::to_string(r.loads.bytes) +
       ", \"bytes_stored\": " + std::to_string(r.stores.bytes) + ", \"bytes_in_16_byte_accesses\": " + std::to_string(packs) +
       ", \"least_bytes\": " + std::to_string(minimum) + ", \"times_least\": " +
       std::to_string(static_cast<double>(bytes) / static_cast<double>(minimum)) + "}");
