@@ -191,6 +191,8 @@ int run(std::map<std::string, std::string> const& options) {
             where + ": stack " + std::to_string(r.stack) + ", spills " + std::to_string(r.spill_stores) + " and " +
                 std::to_string(r.spill_loads) + " bytes");
     require(c.all.local == 0, where + ": " + std::to_string(c.all.local) + " accesses to local memory");
+    require(r.shared == 0 || (c.all.barriers > 0 && c.all.shared_loads > 0 && c.all.shared_stores > 0),
+            where + ": shared memory without a barrier, a load or a store");
     int const narrow = c.in_main_loops.load_count() - at(c.in_main_loops.loads, 16) - at(c.in_main_loops.loads, 32);
     require(narrow == 0, where + ": " + std::to_string(narrow) + " loads of less than 16 bytes in the main loops");
     int const loads = at(c.in_main_loops.loads, 16), stores = at(c.in_main_loops.stores, 16);
@@ -223,7 +225,8 @@ int run(std::map<std::string, std::string> const& options) {
                     ", \"spill_bytes\": " + std::to_string(r.spill_stores + r.spill_loads) + ", \"stack_bytes\": " +
                     std::to_string(r.stack) + ", \"local_accesses\": " + std::to_string(c.all.local) +
                     ", \"instructions\": " + std::to_string(c.instructions) + ", \"loops\": " + std::to_string(c.loops) +
-                    ", \"loads_by_bytes\": " + widths(c.all.loads) + ", \"stores_by_bytes\": " + widths(c.all.stores) +
+                    ", \"barriers\": " + std::to_string(c.all.barriers) +
+                    ", \"shuffles\": " + std::to_string(c.all.shuffles) + ", \"loads_by_bytes\": " + widths(c.all.loads) + ", \"stores_by_bytes\": " + widths(c.all.stores) +
                     ", \"loads_in_main_loops_by_bytes\": " + widths(c.in_main_loops.loads) + ", \"stores_in_main_loops_by_bytes\": " +
                     widths(c.in_main_loops.stores) + "}";
   }
