@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <span>
 #include <string>
-#include <utility>
 
 #include <attune/core/contract.hpp>
 #include <attune/core/stable_math.hpp>
@@ -127,13 +126,14 @@ class pair_batch {
       finite(logps.ref_rejected, "ref_rejected");
     }
     if (reads_.lengths) {
-      for (auto const& [tokens, name] : {std::pair{logps.chosen_tokens, "chosen_tokens"},
-                                         std::pair{logps.rejected_tokens, "rejected_tokens"}}) {
+      auto const at_least_one = [&](std::span<std::size_t const> tokens, char const* name) {
         sized(tokens, name);
         for (std::size_t i = 0; i < pairs; ++i)
           if (tokens[i] == 0)
             throw contract_violation("expected " + who + ": " + name + "[" + std::to_string(i) + "] >= 1, got 0");
-      }
+      };
+      at_least_one(logps.chosen_tokens, "chosen_tokens");
+      at_least_one(logps.rejected_tokens, "rejected_tokens");
     }
     if (!logps.weights.empty()) {
       finite(logps.weights, "weights");
