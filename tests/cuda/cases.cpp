@@ -5,6 +5,7 @@
 // where there is a device, and say that they were skipped where there is none.
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -14,6 +15,9 @@
 #include <doctest/doctest.h>
 
 #include <attune/backend/reference.hpp>
+#include <attune/core/random.hpp>
+#include <attune/objective/loss_aggregation.hpp>
+#include <attune/objective/pairwise/pair_loss.hpp>
 
 #include "device_array.hpp"
 #include "kernels.hpp"
@@ -241,4 +245,94 @@ TEST_CASE_TEMPLATE("device: adamw, with and without a copy of the weights, align
         CHECK(close);
         CHECK(copies);
       }
+}
+
+TEST_CASE("device: losses of pairs have the host's slopes, over the log-probabilities themselves, and its loss") {
+  if (no_device()) return;
+  device_stream const stream;
+  constexpr std::size_t pairs = 700;
+  std::vector<float> of[4];
+  std::vector<double> weights;
+  random_stream random(2);
+  for (auto& some : of)
+    for (std::size_t i = 0; i < pairs; ++i) some.push_back(static_cast<float>(-50.0 + 10.0 * random.normal()));
+  for (std::size_t i = 0; i < pairs; ++i) weights.push_back(random.uniform());
+  std::vector<float> c(pairs), r(pairs);
+  dpo_options const options{.beta = 0.2, .label_smoothing = 0.1};
+  float const expected = pair_loss<float>({.chosen = of[0], .rejected = of[1], .ref_chosen = of[2], .ref_rejected = of[3],
+                                           .weights = weights},
+                                          {.chosen = c, .rejected = r}, options, {.pairs = 1000});
+  device_array<float> const chosen(of[0]), rejected(of[1]), ref_chosen(of[2]), ref_rejected(of[3]);
+  device_array<double> const on_weights(weights), loss(1, -1.0), workspace(3, 9.0);
+  kernels::dpo_loss({.chosen = chosen.view(), .rejected = rejected.view(), .ref_chosen = ref_chosen.view(),
+                     .ref_rejected = ref_rejected.view(), .weights = on_weights.view()},
+                    {.chosen = chosen.span(), .rejected = rejected.span()}, options, 1000, loss.data(), workspace.span(), stream);
+  check_close("loss", {static_cast<float>(loss.values()[0])}, {static_cast<double>(expected)}, 2e-7);
+  check_close("chosen", chosen.values(), {c.begin(), c.end()}, 1e-9);
+  check_close("rejected", rejected.values(), {r.begin(), r.end()}, 1e-9);
+
+  float const of_scores = bradley_terry_loss<float>({.chosen = of[0], .rejected = of[1], .margin = weights},
+                                                    {.chosen = c, .rejected = r}, {.center_rewards_coefficient = 0.01});
+  device_array<float> const high(of[0]), low(of[1]), on_high(pairs, 9.0f), on_low(pairs, 9.0f);
+  kernels::bradley_terry_loss({.chosen = high.view(), .rejected = low.view(), .margin = on_weights.view()},
+                              {.chosen = on_high.span(), .rejected = on_low.span()}, {.center_rewards_coefficient = 0.01}, 0,
+                              loss.data(), workspace.span(), stream);
+  check_close("loss", {static_cast<float>(loss.values()[0])}, {static_cast<double>(of_scores)}, 2e-7);
+  check_close("chosen", on_high.values(), {c.begin(), c.end()}, 1e-9);
+  check_close("rejected", on_low.values(), {r.begin(), r.end()}, 1e-9);
+}
+
+TEST_CASE("device: PPO's tokens: whitened advantages from rewards and values, their loss, its slopes and statistics") {
+  if (no_device()) return;
+  device_stream const stream;
+  std::vector<std::size_t> const offsets{0, 5, 41, 300};
+  std::size_t const n = offsets.back();
+  std::vector<float> rewards(n), values(n), logps(n), old_logps(n), ref_logps(n);
+  std::vector<std::uint8_t> mask(n);
+  std::vector<token_id> const ids(n, 1);
+  random_stream random(3);
+  for (std::size_t t = 0; t < n; ++t) {
+    mask[t] = t != 0 && t != 5 && t != 41 && t % 7 != 0;
+    for (auto* const one : {&rewards, &values}) (*one)[t] = static_cast<float>(random.normal());
+    logps[t] = static_cast<float>(-3.0 + random.normal());
+    old_logps[t] = logps[t] + static_cast<float>(0.3 * random.normal());
+    ref_logps[t] = logps[t] + static_cast<float>(0.3 * random.normal());
+  }
+  sequences_view const batch{.tokens = ids, .offsets = offsets, .mask = mask};
+  gae_options const discount{.gamma = 0.99, .lam = 0.9};
+  std::vector<float> advantages(n), returns(n), whitened(n), slopes(n);
+  gae<float>({rewards, values}, batch, {advantages, returns}, discount);
+  device_array<float> const on_rewards(rewards), on_values(values), on_advantages(n, 9.0f), on_returns(n, 9.0f);
+  device_array<std::uint8_t> const on_mask(mask);
+  device_array<std::size_t> const on_offsets(offsets);
+  kernels::gae({on_rewards.view(), on_values.view()}, on_mask.view(), on_offsets.view(), {on_advantages.span(), on_returns.span()},
+               discount, stream);
+  check_close("advantage", on_advantages.values(), {advantages.begin(), advantages.end()}, 1e-6);
+  check_close("return", on_returns.values(), {returns.begin(), returns.end()}, 1e-6);
+  whiten<float>(advantages, mask, whitened);
+  kernels::whiten(on_advantages.view(), on_mask.view(), on_advantages.span(), {}, stream);
+  check_close("whitened", on_advantages.values(), {whitened.begin(), whitened.end()}, 1e-6);
+
+  aggregation_totals const totals = aggregation_totals_of(batch);
+  kl_loss_options const kl{.kl_loss_coef = 0.05};
+  policy_gradient_statistics statistics;
+  std::vector<double> w[5];
+  std::size_t at = 0;
+  for (auto const* from : {&logps, &old_logps, &whitened, &ref_logps}) w[at++].assign(from->begin(), from->end());
+  w[4].resize(n);
+  double const loss = policy_gradient_loss<double>({w[0], w[1], w[2], w[3]}, batch, w[4], totals, loss_aggregation::token_mean,
+                                                   ppo_options{}, &statistics, kl);
+  device_array<float> const on_logps(logps), on_old(old_logps), on_ref(ref_logps), on_white(whitened);
+  device_array<double> const sums(8, -1.0), workspace(16, 9.0);
+  kernels::ppo_loss({on_logps.view(), on_old.view(), on_white.view(), on_ref.view()}, on_mask.view(), on_logps.span(),
+                    token_weight(loss_aggregation::token_mean, totals, 1), {}, {}, sums.data(), workspace.span(), stream, kl);
+  std::vector<double> const s = sums.values();
+  double const tokens = static_cast<double>(completion_tokens(mask));
+  CHECK(s[0] == doctest::Approx(loss).epsilon(1e-9));
+  CHECK(s[1] / tokens == doctest::Approx(statistics.approxkl.mean()).epsilon(1e-9));
+  CHECK(s[2] / tokens == doctest::Approx(statistics.clipfrac.mean()).epsilon(1e-9));
+  CHECK(s[4] / tokens == doctest::Approx(statistics.ratio.mean()).epsilon(1e-9));
+  CHECK(s[6] / tokens == doctest::Approx(statistics.kl.mean()).epsilon(1e-9));
+  CHECK(s[7] == tokens);
+  check_close("slope", on_logps.values(), w[4], 1e-9);
 }

@@ -3,6 +3,7 @@
 
 #include <attune/cuda/backend.cuh>
 #include <attune/cuda/cublas_gemm.cuh>
+#include <attune/cuda/objectives.cuh>
 
 namespace kernels {
 
@@ -20,6 +21,33 @@ void segment_sum(std::span<float const> values, std::span<std::size_t const> off
 void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
                        cudaStream_t stream) {
   cuda_backend<float>{}.segment_broadcast(values, offsets, out, stream);
+}
+
+void dpo_loss(pair_logps<float> logps, pair_slopes<float> slopes, dpo_options const& options, std::size_t total, double* loss,
+              std::span<double> workspace, cudaStream_t stream, pair_ratios const& ratios) {
+  cuda::pair_loss(logps, slopes, options, total, loss, workspace, stream, ratios);
+}
+
+void bradley_terry_loss(pair_scores<float> scores, pair_slopes<float> slopes, bradley_terry_options const& options,
+                        std::size_t total_pairs, double* loss, std::span<double> workspace, cudaStream_t stream) {
+  cuda::bradley_terry_loss(scores, slopes, options, total_pairs, loss, workspace, stream);
+}
+
+void ppo_loss(policy_gradient_tokens<float> of, std::span<std::uint8_t const> mask, std::span<float> slopes, double weight,
+              std::span<float const> weights, ppo_options const& surrogate, double* sums, std::span<double> workspace,
+              cudaStream_t stream, kl_loss_options const& kl_loss) {
+  cuda::policy_gradient_loss(of, mask, slopes, weight, weights, surrogate,
+                             reinterpret_cast<cuda::policy_gradient_sums*>(sums), workspace, stream, kl_loss);
+}
+
+void gae(gae_inputs<float> of, std::span<std::uint8_t const> mask, std::span<std::size_t const> offsets, gae_outputs<float> out,
+         gae_options const& options, cudaStream_t stream) {
+  cuda::gae(of, mask, offsets, out, options, stream);
+}
+
+void whiten(std::span<float const> values, std::span<std::uint8_t const> mask, std::span<float> whitened,
+            whiten_options const& options, cudaStream_t stream) {
+  cuda::whiten(values, mask, whitened, options, stream);
 }
 
 template <class S>

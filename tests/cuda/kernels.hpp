@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include <cublas_v2.h>
@@ -11,6 +12,11 @@
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
+#include <attune/objective/bradley_terry.hpp>
+#include <attune/objective/gae.hpp>
+#include <attune/objective/pairwise/dpo.hpp>
+#include <attune/objective/ppo.hpp>
+#include <attune/objective/whiten.hpp>
 
 #include "probe.hpp"
 
@@ -24,6 +30,20 @@ void run_probe(probe const& body, std::size_t blocks, cudaStream_t stream);
 void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out, cudaStream_t stream);
 void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
                        cudaStream_t stream);
+
+void dpo_loss(pair_logps<float> logps, pair_slopes<float> slopes, dpo_options const& options, std::size_t total, double* loss,
+              std::span<double> workspace, cudaStream_t stream, pair_ratios const& ratios = {});
+void bradley_terry_loss(pair_scores<float> scores, pair_slopes<float> slopes, bradley_terry_options const& options,
+                        std::size_t total_pairs, double* loss, std::span<double> workspace, cudaStream_t stream);
+
+/// sums: cuda::policy_gradient_sums, eight doubles.
+void ppo_loss(policy_gradient_tokens<float> of, std::span<std::uint8_t const> mask, std::span<float> slopes, double weight,
+              std::span<float const> weights, ppo_options const& surrogate, double* sums, std::span<double> workspace,
+              cudaStream_t stream, kl_loss_options const& kl_loss = {});
+void gae(gae_inputs<float> of, std::span<std::uint8_t const> mask, std::span<std::size_t const> offsets, gae_outputs<float> out,
+         gae_options const& options, cudaStream_t stream);
+void whiten(std::span<float const> values, std::span<std::uint8_t const> mask, std::span<float> whitened,
+            whiten_options const& options, cudaStream_t stream);
 
 template <class S>
 struct operations {

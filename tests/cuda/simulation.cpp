@@ -17,10 +17,14 @@
 #include <attune/core/storage.hpp>
 #include <attune/device/adamw.hpp>
 #include <attune/device/block_sum.hpp>
+#include <attune/device/gae.hpp>
+#include <attune/device/pair_losses.hpp>
 #include <attune/device/segments.hpp>
 #include <attune/device/squared_norm.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
+#include <attune/device/token_losses.hpp>
+#include <attune/device/whiten.hpp>
 
 #include "device_array.hpp"
 #include "kernels.hpp"
@@ -60,6 +64,11 @@ void simulate_storage() {
   simulate<device::segment_sum>(256);
   simulate<device::segment_broadcast>(256);
   simulate<device::sum_partials>(256);
+  simulate<device::pair_losses<dpo_options>>(256);
+  simulate<device::bradley_terry_losses>(256);
+  simulate<device::token_losses<ppo_options>>(256);
+  simulate<device::gae>(256);
+  simulate<device::whiten>(1024);
   simulate_storage<float>();
   simulate_storage<bf16>();
   simulate_storage<f16>();
@@ -179,6 +188,42 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(f::adamw({}, three, three, three.first(2), three, {}, stream), contract_violation);
   CHECK_THROWS_AS(f::adamw({}, three, three, three, three.first(2), {}, stream), contract_violation);
   CHECK_THROWS_AS(f::adamw({}, three, three, three, three, three.first(2), stream), contract_violation);
+  auto const two = partials.span();
+  device_array<std::uint8_t> const bytes(3, 1);
+  auto const mask = bytes.view();
+  CHECK_THROWS_AS(kernels::dpo_loss({}, {}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three.first(2), three, three}, {three, three}, {}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three}, {three, three}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three}, {three, three}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, {}}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {}, 2, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {}, 0, nullptr, two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {}, 0, two.data(), {}, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {.beta = -1.0}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::bradley_terry_loss({three, three.first(1)}, {three, three}, {}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::bradley_terry_loss({three, three, two}, {three, three}, {}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::bradley_terry_loss({three, three}, {three, three}, {}, 1, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three.first(2), three}, mask, three, 1.0, {}, {}, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask.first(1), three, 1.0, {}, {}, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask, three, 1.0, three.first(2), {}, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask, three, 1.0, {}, {}, two.data(), two, stream), contract_violation);
+  device_array<double> const enough(8, 0.0);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask, three, 1.0, {}, {}, enough.data(), enough.span(), stream,
+                                    {.kl_loss_coef = 0.1}), contract_violation);
+  CHECK_THROWS_AS(kernels::gae({three, three.first(2)}, mask, offsets.view(), {three, three}, {}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::gae({three, three}, mask, {}, {three, three}, {}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::gae({three, three}, mask, offsets.view(), {three, three}, {.gamma = 2.0}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::whiten(three, mask.first(2), three, {}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::whiten(three, mask, three.first(2), {}, stream), contract_violation);
   CHECK_THROWS_AS(f::linear_workspace(0, 1, 1, 1), contract_violation);
   CHECK(stand_in::launches().empty());
 }
