@@ -7,14 +7,16 @@
 #include <cstdint>
 #include <numbers>
 
+#include <attune/core/host_device.hpp>
+
 /// Counter-based random numbers: number i of stream s under seed k is a pure function of (k, s, i). Nothing is
 /// global, any number can be had without those before it, and a generator's whole state is one integer, so a
 /// checkpoint restores it exactly and a sequence's sample does not depend on the batch it was drawn in.
 /// Philox4x32-10: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
 namespace attune {
 
-[[nodiscard]] constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
-                                                            std::array<std::uint32_t, 2> key) noexcept {
+[[nodiscard]] ATTUNE_HOST_DEVICE constexpr std::array<std::uint32_t, 4> philox(
+    std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) noexcept {
   for (int round = 0; round < 10; ++round) {
     std::uint64_t const a = std::uint64_t{0xD2511F53} * counter[0];
     std::uint64_t const b = std::uint64_t{0xCD9E8D57} * counter[2];

@@ -20,6 +20,22 @@ template <class S>
   return before < count ? before : count;
 }
 
+/// Calls f(v, float(row[v])) for this thread's elements of a row (count), those of a pack in order.
+template <class S, ThreadBlock B, class F>
+ATTUNE_HOST_DEVICE void read_indexed_row(B const& block, S const* row, std::size_t count, F&& f) {
+  constexpr std::size_t width = pack<S>::size;
+  std::size_t const before = elements_before_packs(row, count);
+  std::size_t const packs = (count - before) / width;
+  for (std::size_t p = block.thread(); p < packs; p += block.threads()) {
+    std::size_t const v = before + p * width;
+    pack<S> const x = block.load_pack(row + v);
+    for (std::size_t k = 0; k < width; ++k) f(v + k, static_cast<float>(x[k]));
+  }
+  if (block.thread() < before) f(std::size_t{block.thread()}, static_cast<float>(block.load(row + block.thread())));
+  std::size_t const last = before + packs * width + block.thread();
+  if (last < count) f(last, static_cast<float>(block.load(row + last)));
+}
+
 /// Calls f(float (&values)[n]) for this thread's elements of a row (count), n of them side by side, n = 1 or a pack.
 template <class S, ThreadBlock B, class F>
 ATTUNE_HOST_DEVICE void read_row(B const& block, S const* row, std::size_t count, F&& f) {

@@ -27,7 +27,8 @@ struct alignas(16) pack {
 ///   thread(), threads()         its index in the block, and how many there are
 ///   block(), blocks()           the block's index in the grid, and how many there are
 ///   sync()                      barrier: every thread of the block comes to the same one
-///   shuffle_xor(x, lanes)       x of the lane whose index differs in the bits of `lanes`; all 32 lanes call it together
+///   shuffle_xor(x, lanes)       x, of four or eight bytes, of the lane whose index differs in the bits of `lanes`; all 32
+///                               lanes call it together
 ///   shared<S>()                 the block's one S, uninitialised; another S (a local struct as the key) is another object
 ///   load(p), store(p, x)        one element of global memory
 ///   load_pack(p), store_pack    sixteen bytes of it at once; p aligned to 16
@@ -45,6 +46,7 @@ concept ThreadBlock = requires(B const& block, float x, double d, unsigned lanes
   block.sync();
   { block.shuffle_xor(x, lanes) } -> std::same_as<float>;
   { block.shuffle_xor(d, lanes) } -> std::same_as<double>;
+  { block.shuffle_xor(1, lanes) } -> std::same_as<int>;
   { block.template shared<pack<float>>() } -> std::same_as<pack<float>&>;
   { block.load(from) } -> std::same_as<float>;
   block.store(to, x);
