@@ -129,6 +129,60 @@ TEST_CASE_TEMPLATE("device: token_logps and its adjoint, over the logits themsel
     }
 }
 
+TEST_CASE_TEMPLATE("device: a vocabulary in two shards gives what the whole gives, the adjoint too", S, float, bf16) {
+  if (no_device()) return;
+  device_stream const stream;
+  constexpr std::size_t n = 3, cols = 1000, cut = 401;
+  logit_rows<S> rows(n, cols, 0, 0, 8);
+  rows.targets = {400, 401, no_target};
+  device_array<S> const memory(std::vector<S>(rows.data(), rows.data() + n * cols)), gradient(n * cols, S(9.0f)),
+      expected_gradient(n * cols, S(9.0f));
+  matrix_view<S> const all{memory.data(), n, cols, cols};
+  matrix_view<S> const left{memory.data(), n, cut, cols}, right{memory.data() + cut, n, cols - cut, cols};
+  device_array<token_id> const targets(rows.targets);
+  device_array<device::shard_summary> const parts(2 * n, device::shard_summary{});
+  device_array<float> const logps(n, 9.0f), normalizers(n, 9.0f), entropies(n, 9.0f), slopes(std::vector<float>{-1.0f, 0.5f, 2.0f});
+  operations<S>::summarize_shard(left, 0, targets.view(), {.products = true}, parts.span().first(n), stream);
+  operations<S>::summarize_shard(right, cut, targets.view(), {.products = true}, parts.span().last(n), stream);
+  operations<S>::combine_shards(parts.view(), 2, cols, targets.view(), {logps.span(), normalizers.span(), {}, entropies.span()},
+                                stream);
+  row_results expected(n);
+  reference_backend<double>().token_logps(rows.wide_view(), rows.targets, expected.view());
+  check_close("logp", logps.values(), expected.logps, 5e-7);
+  check_close("log_normalizer", normalizers.values(), expected.log_normalizers, 5e-7);
+  check_close("entropy", entropies.values(), expected.entropies, 5e-7);
+  operations<S>::token_logps_adjoint(all, targets.view(), normalizers.view(), {slopes.view()},
+                                     {expected_gradient.data(), n, cols, cols}, stream);
+  operations<S>::shard_adjoint(left, 0, cols, targets.view(), normalizers.view(), {slopes.view()},
+                               {gradient.data(), n, cut, cols}, stream);
+  operations<S>::shard_adjoint(right, cut, cols, targets.view(), normalizers.view(), {slopes.view()},
+                               {gradient.data() + cut, n, cols - cut, cols}, stream);
+  CHECK(widened(gradient.values()) == widened(expected_gradient.values()));
+}
+
+TEST_CASE_TEMPLATE("device: tokens are drawn, one a row, or the largest taken", S, float, bf16, f16) {
+  if (no_device()) return;
+  device_stream const stream;
+  constexpr std::size_t n = 4, cols = 300;
+  logit_rows<S> rows(n, cols);
+  for (std::size_t i = 0; i < n; ++i) rows.set(i, 7 * i + 3, 40.0f);  // beside which nothing else is ever drawn
+  device_array<S> const memory(std::vector<S>(rows.data(), rows.data() + n * cols));
+  matrix_view<S> const logits{memory.data(), n, cols, cols};
+  device_array<std::uint64_t> const streams(std::vector<std::uint64_t>{0, 1, 2, 3});
+  device_array<token_id> const out(n, 99), again(n, 99), next(n, 99);
+  std::vector<token_id> const largest{3, 10, 17, 24};
+  for (float const temperature : {0.0f, 1.0f}) {
+    operations<S>::sample_tokens(logits, temperature, 5, streams.view(), 0, out.span(), stream);
+    CHECK(out.values() == largest);
+  }
+  operations<S>::sample_tokens(logits, 1000.0f, 5, streams.view(), 0, out.span(), stream);  // all but uniform
+  operations<S>::sample_tokens(logits, 1000.0f, 5, streams.view(), 0, again.span(), stream);
+  operations<S>::sample_tokens(logits, 1000.0f, 5, streams.view(), 1, next.span(), stream);
+  CHECK(out.values() == again.values());
+  CHECK(out.values() != next.values());
+  CHECK(out.values() != largest);
+}
+
 TEST_CASE_TEMPLATE("device: the linear head in chunks, and its adjoint", S, float, bf16, f16) {
   if (no_device()) return;
   device_stream const stream;

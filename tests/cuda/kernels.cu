@@ -63,6 +63,32 @@ void operations<S>::token_logps_adjoint(matrix_view<S const> logits, std::span<t
 }
 
 template <class S>
+void operations<S>::summarize_shard(matrix_view<S const> logits, std::size_t first, std::span<token_id const> targets,
+                                    device::row_terms with, std::span<device::shard_summary> out, cudaStream_t stream) {
+  cuda_backend<S>{}.summarize_shard(logits, first, targets, with, out, stream);
+}
+
+template <class S>
+void operations<S>::combine_shards(std::span<device::shard_summary const> parts, std::size_t shards, std::size_t vocabulary,
+                                   std::span<token_id const> targets, row_logps<float> out, cudaStream_t stream) {
+  cuda_backend<S>{}.combine_shards(parts, shards, vocabulary, targets, out, stream);
+}
+
+template <class S>
+void operations<S>::shard_adjoint(matrix_view<S const> logits, std::size_t first, std::size_t vocabulary,
+                                  std::span<token_id const> targets, std::span<float const> log_normalizers,
+                                  row_slopes<float> slopes, matrix_view<S> dlogits, cudaStream_t stream) {
+  cuda_backend<S>{}.shard_adjoint(logits, first, vocabulary, targets, log_normalizers, slopes, dlogits, stream);
+}
+
+template <class S>
+void operations<S>::sample_tokens(matrix_view<S const> logits, float temperature, std::uint64_t seed,
+                                  std::span<std::uint64_t const> streams, std::uint32_t position, std::span<token_id> out,
+                                  cudaStream_t stream) {
+  cuda_backend<S>{}.sample_tokens(logits, temperature, seed, streams, position, out, stream);
+}
+
+template <class S>
 std::size_t operations<S>::linear_workspace(std::size_t chunk, std::size_t rows, std::size_t vocabulary, std::size_t width) {
   return cuda_backend<S>(chunk).linear_workspace(rows, vocabulary, width);
 }

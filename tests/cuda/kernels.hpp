@@ -12,6 +12,7 @@
 #include <attune/core/adamw_update.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
+#include <attune/device/vocabulary_shards.hpp>
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/objective/gae.hpp>
 #include <attune/objective/pairwise/dpo.hpp>
@@ -52,6 +53,16 @@ struct operations {
   static void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
                                   std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dlogits,
                                   cudaStream_t stream);
+  static void summarize_shard(matrix_view<S const> logits, std::size_t first, std::span<token_id const> targets,
+                              device::row_terms with, std::span<device::shard_summary> out, cudaStream_t stream);
+  static void combine_shards(std::span<device::shard_summary const> parts, std::size_t shards, std::size_t vocabulary,
+                             std::span<token_id const> targets, row_logps<float> out, cudaStream_t stream);
+  static void shard_adjoint(matrix_view<S const> logits, std::size_t first, std::size_t vocabulary,
+                            std::span<token_id const> targets, std::span<float const> log_normalizers, row_slopes<float> slopes,
+                            matrix_view<S> dlogits, cudaStream_t stream);
+  static void sample_tokens(matrix_view<S const> logits, float temperature, std::uint64_t seed,
+                            std::span<std::uint64_t const> streams, std::uint32_t position, std::span<token_id> out,
+                            cudaStream_t stream);
   static std::size_t linear_workspace(std::size_t chunk, std::size_t rows, std::size_t vocabulary, std::size_t width);
   static void linear_token_logps(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
                                  std::span<token_id const> targets, row_logps<float> out, std::span<S> workspace,

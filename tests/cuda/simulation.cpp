@@ -19,11 +19,13 @@
 #include <attune/device/block_sum.hpp>
 #include <attune/device/gae.hpp>
 #include <attune/device/pair_losses.hpp>
+#include <attune/device/sample_tokens.hpp>
 #include <attune/device/segments.hpp>
 #include <attune/device/squared_norm.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
 #include <attune/device/token_losses.hpp>
+#include <attune/device/vocabulary_shards.hpp>
 #include <attune/device/whiten.hpp>
 
 #include "device_array.hpp"
@@ -55,6 +57,8 @@ template <class S>
 void simulate_storage() {
   simulate<device::token_logps<S>>(256);
   simulate<device::token_logps_adjoint<S>>(256);
+  simulate<device::summarize_shard<S>>(256);
+  simulate<device::sample_tokens<S>>(256);
   simulate<device::squared_norm<S>>(256);
   simulate<device::adamw<S>>(256);
 }
@@ -64,6 +68,7 @@ void simulate_storage() {
   simulate<device::segment_sum>(256);
   simulate<device::segment_broadcast>(256);
   simulate<device::sum_partials>(256);
+  simulate<device::combine_shards>(256);
   simulate<device::pair_losses<dpo_options>>(256);
   simulate<device::bradley_terry_losses>(256);
   simulate<device::token_losses<ppo_options>>(256);
@@ -189,6 +194,17 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(f::adamw({}, three, three, three, three.first(2), {}, stream), contract_violation);
   CHECK_THROWS_AS(f::adamw({}, three, three, three, three, three.first(2), stream), contract_violation);
   auto const two = partials.span();
+  device_array<device::shard_summary> const parts(3, device::shard_summary{});
+  device_array<std::uint64_t> const streams(3, 0);
+  device_array<token_id> const drawn(3, 0);
+  CHECK_THROWS_AS(f::summarize_shard(m, 0, ids, {}, parts.span().first(2), stream), contract_violation);
+  CHECK_THROWS_AS(f::combine_shards(parts.view(), 2, 8, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::combine_shards(parts.view(), 1, 0, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::combine_shards(parts.view(), 1, 4, ids, {three.first(1), three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::shard_adjoint(m, 2, 5, ids, three, {three}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::sample_tokens(m, -1.0f, 0, streams.view(), 0, drawn.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::sample_tokens(m, 1.0f, 0, streams.view().first(2), 0, drawn.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::sample_tokens(m, 1.0f, 0, streams.view(), 0, drawn.span().first(2), stream), contract_violation);
   device_array<std::uint8_t> const bytes(3, 1);
   auto const mask = bytes.view();
   CHECK_THROWS_AS(kernels::dpo_loss({}, {}, {}, 0, two.data(), two, stream), contract_violation);

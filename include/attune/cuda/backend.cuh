@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -15,10 +17,12 @@
 #include <attune/device/adamw.hpp>
 #include <attune/device/block_sum.hpp>
 #include <attune/device/gemm_plan.hpp>
+#include <attune/device/sample_tokens.hpp>
 #include <attune/device/segments.hpp>
 #include <attune/device/squared_norm.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
+#include <attune/device/vocabulary_shards.hpp>
 
 namespace attune::cuda {
 
@@ -71,21 +75,74 @@ class cuda_backend {
   void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
                            std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dlogits,
                            stream_view stream) const {
+    shard_adjoint(logits, 0, logits.cols, targets, log_normalizers, slopes, dlogits, stream);
+  }
+
+  /// A vocabulary divided over devices: columns [first, first + cols) of it here, targets counted over all of them. Each
+  /// device summarises its rows, the summaries are gathered by whatever moves memory between devices, (shards, N), and each
+  /// combines them to the same bits. `with` says which sums the outputs beyond the first two will need.
+  void summarize_shard(matrix_view<S const> logits, std::size_t first, std::span<token_id const> targets, device::row_terms with,
+                       std::span<device::shard_summary> out, stream_view stream) const {
+    expects_rows(logits, targets);
+    expects(out.size() == logits.rows, "summarize_shard: one summary per row", out.size());
+    launch<threads>("summarize_shard", device::summarize_shard<S>{logits, first, targets.data(), with, out.data()}, logits.rows,
+                    stream);
+  }
+  void combine_shards(std::span<device::shard_summary const> parts, std::size_t shards, std::size_t vocabulary,
+                      std::span<token_id const> targets, row_logps<float> out, stream_view stream) const {
+    std::size_t const rows = targets.size();
+    expects(shards >= 1 && parts.size() == shards * rows, "combine_shards: parts.size() == shards * rows", parts.size());
+    expects(vocabulary >= 1, "combine_shards: vocabulary >= 1");
+    expects_outputs(out, rows);
+    launch<threads>("combine_shards",
+                    device::combine_shards{.parts = parts.data(),
+                                           .shards = shards,
+                                           .rows = rows,
+                                           .vocabulary = vocabulary,
+                                           .targets = targets.data(),
+                                           .logps = out.logps.data(),
+                                           .log_normalizers = out.log_normalizers.data(),
+                                           .mean_logps = pointer(out.mean_logps),
+                                           .entropies = pointer(out.entropies),
+                                           .collisions = pointer(out.collisions)},
+                    blocks_for(rows, threads), stream);
+  }
+
+  /// token_logps_adjoint of columns [first, first + cols) of a vocabulary.
+  void shard_adjoint(matrix_view<S const> logits, std::size_t first, std::size_t vocabulary, std::span<token_id const> targets,
+                     std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dlogits,
+                     stream_view stream) const {
     expects_rows(logits, targets);
     expects_slopes(log_normalizers, slopes, logits.rows);
     expects_matrix(dlogits);
     expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols, "token_logps_adjoint: dlogits shaped as logits");
+    expects(first + logits.cols <= vocabulary, "shard_adjoint: first + cols <= vocabulary", vocabulary);
     launch<threads>("token_logps_adjoint",
-                        device::token_logps_adjoint<S>{.logits = logits,
-                                                       .targets = targets.data(),
-                                                       .log_normalizers = log_normalizers.data(),
-                                                       .slopes = slopes.logps.data(),
-                                                       .dlogits = dlogits,
-                                                       .mean_slopes = pointer(slopes.mean_logps),
-                                                       .entropies = pointer(slopes.entropies),
-                                                       .entropy_slopes = pointer(slopes.entropy_slopes),
-                                                       .log_normalizer_slopes = pointer(slopes.log_normalizers)},
-                        logits.rows, stream);
+                    device::token_logps_adjoint<S>{.logits = logits,
+                                                   .targets = targets.data(),
+                                                   .log_normalizers = log_normalizers.data(),
+                                                   .slopes = slopes.logps.data(),
+                                                   .dlogits = dlogits,
+                                                   .mean_slopes = pointer(slopes.mean_logps),
+                                                   .entropies = pointer(slopes.entropies),
+                                                   .entropy_slopes = pointer(slopes.entropy_slopes),
+                                                   .log_normalizer_slopes = pointer(slopes.log_normalizers),
+                                                   .first = first,
+                                                   .vocabulary = vocabulary},
+                    logits.rows, stream);
+  }
+
+  /// One token per row, drawn at a temperature >= 0 and finite (0: the largest logit) by numbers that are a function of seed,
+  /// the row's stream, the position and the entry: device/sample_tokens.hpp.
+  void sample_tokens(matrix_view<S const> logits, float temperature, std::uint64_t seed, std::span<std::uint64_t const> streams,
+                     std::uint32_t position, std::span<token_id> out, stream_view stream) const {
+    expects_matrix(logits);
+    expects(temperature >= 0.0f && temperature <= std::numeric_limits<float>::max(), "sample_tokens: temperature >= 0 and finite",
+            temperature);
+    expects(streams.size() == logits.rows, "sample_tokens: one stream per row", streams.size());
+    expects(out.size() == logits.rows, "sample_tokens: one token per row", out.size());
+    launch<threads>("sample_tokens", device::sample_tokens<S>{logits, temperature, seed, streams.data(), position, out.data()},
+                    logits.rows, stream);
   }
 
   /// Elements of S that both linear operations need, aligned to 16 bytes. Rows of the workspace begin at multiples of 16
