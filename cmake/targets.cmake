@@ -13,11 +13,14 @@
 include(cmake/components.cmake)
 
 file(GLOB_RECURSE attune_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/attune/*.hpp")
+# For a CUDA compiler alone, with --expt-relaxed-constexpr: cuda/. Carried like all others; what is linked to them is the
+# runtime and, for cuda/cublas_gemm.cuh, cuBLAS.
+file(GLOB_RECURSE attune_cuda_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/attune/*.cuh")
 add_library(attune_attune INTERFACE)
 add_library(attune::attune ALIAS attune_attune)
 set_target_properties(attune_attune PROPERTIES EXPORT_NAME attune)
 target_compile_features(attune_attune INTERFACE cxx_std_20)
-target_sources(attune_attune INTERFACE FILE_SET HEADERS BASE_DIRS include FILES ${attune_headers})
+target_sources(attune_attune INTERFACE FILE_SET HEADERS BASE_DIRS include FILES ${attune_headers} ${attune_cuda_headers})
 
 set(attune_eigen_links Eigen3::Eigen Threads::Threads)
 set(attune_io_links fmt::fmt ZLIB::ZLIB)

@@ -49,7 +49,7 @@ macro(problem line_number what)
   string(APPEND problems "\n  attune/${header}:${line_number}: ${what}")
 endmacro()
 
-file(GLOB_RECURSE headers RELATIVE "${ROOT}/attune" "${ROOT}/attune/*.hpp")
+file(GLOB_RECURSE headers RELATIVE "${ROOT}/attune" "${ROOT}/attune/*.hpp" "${ROOT}/attune/*.cuh")
 if(NOT headers)
   message(FATAL_ERROR "no header below ${ROOT}/attune")
 endif()
@@ -62,6 +62,10 @@ foreach(header IN LISTS headers)
   if(NOT DEFINED may_${folder})
     problem(1 "the folder \"${folder}\" has no place in the architecture")
     continue()
+  endif()
+
+  if((header MATCHES "[.]cuh$" AND NOT folder STREQUAL "cuda") OR (header MATCHES "[.]hpp$" AND folder STREQUAL "cuda"))
+    problem(1 "what needs a CUDA compiler is a .cuh in cuda/, and nothing else is")
   endif()
 
   # A list of lines; what CMake's lists cannot carry is replaced by what no rule looks at.

@@ -2,8 +2,8 @@
 //
 // The main function of every test executable. Beside what doctest gives it exits with 77 where nothing failed but a
 // test said MESSAGE("skipped: ..."), so that a test which could not run is never counted among those that passed.
-// That is allowed to test cases named "real data: ..." (tests/CMakeLists.txt registers each by its name) and to those of an
-// optional package that is absent.
+// That is allowed to test cases named "real data: ..." (tests/CMakeLists.txt registers each by its name), to those of an
+// optional package that is absent and to those that need a device (tests/cuda).
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
@@ -42,6 +42,6 @@ int main(int argc, char** argv) {
   doctest::Context context(argc, argv);
   int const result = context.run();
   if (result != 0 || !skipped) return result;
-  std::puts("exit 77: a test case was skipped (only those named \"real data: ...\" and those of xtensor may be)");
+  std::puts("exit 77: a test case was skipped (only those named \"real data: ...\" or \"device: ...\" and xtensor's may be)");
   return 77;
 }

@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include "support/cuda_evidence.hpp"
 #include "support/engine.hpp"
 
 /// What the tests of all kernel bodies ask of a launch.
@@ -36,6 +37,9 @@ void check_barriers_needed(launch_options const& options, Body const& body, std:
       if (races > 0) break;
     }
     CHECK_MESSAGE(races > 0, "no race without the barrier ", barrier.text());
+    std::string const place = barrier.text();
+    say_cuda_evidence("{\"barrier\": \"" + place.substr(place.rfind('/') + 1) +
+                      "\", \"left_out\": \"" + (races > 0 ? "caught" : "missed") + "\"}");
   }
 }
 

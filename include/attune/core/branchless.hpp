@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <limits>
 
@@ -39,7 +38,7 @@ namespace attune {
   p = p * r + 1.0;
   p = p * r + 1.0;
   double const scaled =
-      std::bit_cast<double>(std::bit_cast<std::uint64_t>(p) + (std::bit_cast<std::uint64_t>(shifted) << 52));
+      __builtin_bit_cast(double, __builtin_bit_cast(std::uint64_t, p) + (__builtin_bit_cast(std::uint64_t, shifted) << 52));
   double const inside = x > highest ? std::numeric_limits<double>::infinity() : scaled;
   return x < lowest ? 0.0 : x != x ? x : inside;
 }

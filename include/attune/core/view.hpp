@@ -27,10 +27,11 @@ struct matrix_view {
     return {row(first), count, cols, row_stride};
   }
 
-  // A view of mutable elements serves where one of constant elements is wanted.
-  ATTUNE_HOST_DEVICE operator matrix_view<T const>() const noexcept
-    requires(!std::is_const_v<T>)
-  {
+  // A view of mutable elements serves where one of constant elements is wanted. A template, because a class that has a
+  // conversion to itself written in it is warned of by nvcc, whatever is required.
+  template <class C>
+    requires(!std::is_const_v<T> && std::is_same_v<C, T const>)
+  ATTUNE_HOST_DEVICE operator matrix_view<C>() const noexcept {
     return {data, rows, cols, row_stride};
   }
 };

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+#include "kernels.hpp"
+
+#include <attune/cuda/backend.cuh>
+#include <attune/cuda/cublas_gemm.cuh>
+#include <attune/cuda/objectives.cuh>
+
+namespace kernels {
+
+using cuda::cuda_backend;
+using cuda::cublas_gemm;
+
+void run_probe(probe const& body, std::size_t blocks, cudaStream_t stream) {
+  cuda::launch<probe::width>("probe", body, blocks, stream);
+}
+
+void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out, cudaStream_t stream) {
+  cuda_backend<float>{}.segment_sum(values, offsets, out, stream);
+}
+
+void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
+                       cudaStream_t stream) {
+  cuda_backend<float>{}.segment_broadcast(values, offsets, out, stream);
+}
+
+void dpo_loss(pair_logps<float> logps, pair_slopes<float> slopes, dpo_options const& options, std::size_t total, double* loss,
+              std::span<double> workspace, cudaStream_t stream, pair_ratios const& ratios) {
+  cuda::pair_loss(logps, slopes, options, total, loss, workspace, stream, ratios);
+}
+
+void bradley_terry_loss(pair_scores<float> scores, pair_slopes<float> slopes, bradley_terry_options const& options,
+                        std::size_t total_pairs, double* loss, std::span<double> workspace, cudaStream_t stream) {
+  cuda::bradley_terry_loss(scores, slopes, options, total_pairs, loss, workspace, stream);
+}
+
+void ppo_loss(policy_gradient_tokens<float> of, std::span<std::uint8_t const> mask, std::span<float> slopes, double weight,
+              std::span<float const> weights, ppo_options const& surrogate, double* sums, std::span<double> workspace,
+              cudaStream_t stream, kl_loss_options const& kl_loss) {
+  cuda::policy_gradient_loss(of, mask, slopes, weight, weights, surrogate,
+                             reinterpret_cast<cuda::policy_gradient_sums*>(sums), workspace, stream, kl_loss);
+}
+
+void gae(gae_inputs<float> of, std::span<std::uint8_t const> mask, std::span<std::size_t const> offsets, gae_outputs<float> out,
+         gae_options const& options, cudaStream_t stream) {
+  cuda::gae(of, mask, offsets, out, options, stream);
+}
+
+void whiten(std::span<float const> values, std::span<std::uint8_t const> mask, std::span<float> whitened,
+            whiten_options const& options, cudaStream_t stream) {
+  cuda::whiten(values, mask, whitened, options, stream);
+}
+
+template <class S>
+void operations<S>::token_logps(matrix_view<S const> logits, std::span<token_id const> targets, row_logps<float> out, cudaStream_t stream) {
+  cuda_backend<S>{}.token_logps(logits, targets, out, stream);
+}
+
+template <class S>
+void operations<S>::token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
+                         std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dlogits,
+                         cudaStream_t stream) {
+  cuda_backend<S>{}.token_logps_adjoint(logits, targets, log_normalizers, slopes, dlogits, stream);
+}
+
+template <class S>
+void operations<S>::summarize_shard(matrix_view<S const> logits, std::size_t first, std::span<token_id const> targets,
+                                    device::row_terms with, std::span<device::shard_summary> out, cudaStream_t stream) {
+  cuda_backend<S>{}.summarize_shard(logits, first, targets, with, out, stream);
+}
+
+template <class S>
+void operations<S>::combine_shards(std::span<device::shard_summary const> parts, std::size_t shards, std::size_t vocabulary,
+                                   std::span<token_id const> targets, row_logps<float> out, cudaStream_t stream) {
+  cuda_backend<S>{}.combine_shards(parts, shards, vocabulary, targets, out, stream);
+}
+
+template <class S>
+void operations<S>::shard_adjoint(matrix_view<S const> logits, std::size_t first, std::size_t vocabulary,
+                                  std::span<token_id const> targets, std::span<float const> log_normalizers,
+                                  row_slopes<float> slopes, matrix_view<S> dlogits, cudaStream_t stream) {
+  cuda_backend<S>{}.shard_adjoint(logits, first, vocabulary, targets, log_normalizers, slopes, dlogits, stream);
+}
+
+template <class S>
+void operations<S>::sample_tokens(matrix_view<S const> logits, float temperature, std::uint64_t seed,
+                                  std::span<std::uint64_t const> streams, std::uint32_t position, std::span<token_id> out,
+                                  cudaStream_t stream) {
+  cuda_backend<S>{}.sample_tokens(logits, temperature, seed, streams, position, out, stream);
+}
+
+template <class S>
+std::size_t operations<S>::linear_workspace(std::size_t chunk, std::size_t rows, std::size_t vocabulary, std::size_t width) {
+  return cuda_backend<S>(chunk).linear_workspace(rows, vocabulary, width);
+}
+
+template <class S>
+void operations<S>::linear_token_logps(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
+                        std::span<token_id const> targets, row_logps<float> out, std::span<S> workspace,
+                        cublasHandle_t cublas, cudaStream_t stream) {
+  cuda_backend<S>(chunk).linear_token_logps(hidden, head, targets, out, workspace, cublas_gemm(cublas), stream);
+}
+
+template <class S>
+void operations<S>::linear_token_logps_adjoint(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
+                                std::span<token_id const> targets, std::span<float const> log_normalizers,
+                                row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
+                                std::span<S> workspace, cublasHandle_t cublas, cudaStream_t stream) {
+  cuda_backend<S>(chunk).linear_token_logps_adjoint(hidden, head, targets, log_normalizers, slopes, dhidden, dhead, workspace,
+                                                    cublas_gemm(cublas), stream);
+}
+
+template <class S>
+std::size_t operations<S>::squared_norm_workspace(std::size_t count) {
+  return cuda_backend<S>::squared_norm_workspace(count);
+}
+
+template <class S>
+void operations<S>::squared_norm(std::span<S const> values, double* out, std::span<double> workspace, cudaStream_t stream) {
+  cuda_backend<S>{}.squared_norm(values, out, workspace, stream);
+}
+
+template <class S>
+void operations<S>::adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient,
+                          std::span<float> first, std::span<float> second, std::span<S> copy, cudaStream_t stream) {
+  cuda_backend<S>{}.adamw(update, value, gradient, first, second, copy, stream);
+}
+
+template struct operations<float>;
+template struct operations<bf16>;
+template struct operations<f16>;
+
+}  // namespace kernels

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: MIT
+//
+// The cases over the stand-in: what a launch would run on a device, the engine runs, found by the kernel's name. And what
+// only the stand-in can see: which launches an operation makes, that it waits for nothing and allocates nothing, and what
+// the bodies moved.
+#include <cstdlib>
+#include <cxxabi.h>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <typeinfo>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <attune/core/contract.hpp>
+#include <attune/core/storage.hpp>
+#include <attune/device/adamw.hpp>
+#include <attune/device/block_sum.hpp>
+#include <attune/device/gae.hpp>
+#include <attune/device/pair_losses.hpp>
+#include <attune/device/sample_tokens.hpp>
+#include <attune/device/segments.hpp>
+#include <attune/device/squared_norm.hpp>
+#include <attune/device/token_logps.hpp>
+#include <attune/device/token_logps_adjoint.hpp>
+#include <attune/device/token_losses.hpp>
+#include <attune/device/vocabulary_shards.hpp>
+#include <attune/device/whiten.hpp>
+
+#include "device_array.hpp"
+#include "kernels.hpp"
+#include "probe.hpp"
+#include "stand_in.hpp"
+#include "support/cuda_evidence.hpp"
+#include "support/engine_checks.hpp"
+#include "support/logit_rows.hpp"
+
+using namespace attune;
+using kernels::operations;
+
+namespace {
+
+std::vector<engine::report> reports;
+
+template <class Body>
+void simulate(unsigned threads) {
+  std::unique_ptr<char, void (*)(void*)> const name(abi::__cxa_demangle(typeid(Body).name(), nullptr, nullptr, nullptr),
+                                                    std::free);
+  stand_in::simulate(name.get(), threads, [](unsigned blocks, unsigned width, void const* argument) {
+    reports.push_back(engine::run({.blocks = blocks, .threads = width, .order = engine::schedule::shuffled, .seed = 3},
+                                  *static_cast<Body const*>(argument)));
+  });
+}
+
+template <class S>
+void simulate_storage() {
+  simulate<device::token_logps<S>>(256);
+  simulate<device::token_logps_adjoint<S>>(256);
+  simulate<device::summarize_shard<S>>(256);
+  simulate<device::sample_tokens<S>>(256);
+  simulate<device::squared_norm<S>>(256);
+  simulate<device::adamw<S>>(256);
+}
+
+[[maybe_unused]] bool const simulated = [] {
+  simulate<probe>(probe::width);
+  simulate<device::segment_sum>(256);
+  simulate<device::segment_broadcast>(256);
+  simulate<device::sum_partials>(256);
+  simulate<device::combine_shards>(256);
+  simulate<device::pair_losses<dpo_options>>(256);
+  simulate<device::bradley_terry_losses>(256);
+  simulate<device::token_losses<ppo_options>>(256);
+  simulate<device::gae>(256);
+  simulate<device::whiten>(1024);
+  simulate_storage<float>();
+  simulate_storage<bf16>();
+  simulate_storage<f16>();
+  return true;
+}();
+
+void say_traffic(std::string const& kernel, std::string const& shape, engine::report const& r, std::size_t minimum) {
+  std::size_t const bytes = r.loads.bytes + r.stores.bytes;
+  std::size_t const packs = 16 * (r.loads.accesses[16] + r.stores.accesses[16]);
+  say_cuda_evidence("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes_loaded\": " + std::to_string(r.loads.bytes) +
+      ", \"bytes_stored\": " + std::to_string(r.stores.bytes) + ", \"bytes_in_16_byte_accesses\": " + std::to_string(packs) +
+      ", \"least_bytes\": " + std::to_string(minimum) + ", \"times_least\": " +
+      std::to_string(static_cast<double>(bytes) / static_cast<double>(minimum)) + "}");
+}
+
+}  // namespace
+
+TEST_CASE("stand-in: what an operation launches, on the stream it was given; it waits for nothing and allocates nothing") {
+  device_stream const one, other;
+  logit_rows<bf16> rows(5, 64);
+  device_array<bf16> const memory(std::vector<bf16>(rows.data(), rows.data() + 5 * 64));
+  matrix_view<bf16> const logits{memory.data(), 5, 64, 64};
+  device_array<token_id> const targets(rows.targets);
+  device_array<float> const logps(5, 0.0f), normalizers(5, 0.0f), slopes(5, 1.0f);
+  stand_in::forget();
+  operations<bf16>::token_logps(logits, targets.view(), {logps.span(), normalizers.span()}, other);
+  operations<bf16>::token_logps_adjoint(logits, targets.view(), normalizers.view(), {slopes.view()}, logits, one);
+  CHECK(stand_in::waits() == 0);
+  CHECK(stand_in::allocations() == 0);
+  REQUIRE(stand_in::launches().size() == 2);
+  auto const& first = stand_in::launches()[0];
+  CHECK(first.kernel.starts_with("void attune::cuda::kernel<attune::device::token_logps<attune::bf16>, 256u>("));
+  CHECK(first.blocks == 5);
+  CHECK(first.threads == 256);
+  CHECK(first.shared_bytes == 0);
+  CHECK(first.stream == static_cast<cudaStream_t>(other));
+  auto const& second = stand_in::launches()[1];
+  CHECK(second.kernel.starts_with("void attune::cuda::kernel<attune::device::token_logps_adjoint<attune::bf16>, 256u>("));
+  CHECK(second.stream == static_cast<cudaStream_t>(one));
+}
+
+TEST_CASE("stand-in: the linear head is two products and a kernel a chunk, and cuBLAS gets its stream once") {
+  device_stream const stream;
+  cublasHandle_t cublas = nullptr;
+  REQUIRE(cublasCreate_v2(&cublas) == CUBLAS_STATUS_SUCCESS);
+  device_array<float> const hidden(5 * 4, 0.5f), head(8 * 4, 0.25f), workspace(2 * 8, 0.0f), row(5, 0.0f), other(5, 0.0f),
+      dhidden(5 * 4, 0.0f), dhead(8 * 4, 0.0f);
+  device_array<token_id> const targets(5, 3);
+  matrix_view<float> const h{hidden.data(), 5, 4, 4}, w{head.data(), 8, 4, 4};
+  stand_in::forget();
+  operations<float>::linear_token_logps(2, h, w, targets.view(), {row.span(), other.span()}, workspace.span(), cublas, stream);
+  operations<float>::linear_token_logps_adjoint(2, h, w, targets.view(), other.view(), {row.view()}, {dhidden.data(), 5, 4, 4},
+                                                {dhead.data(), 8, 4, 4}, workspace.span(), cublas, stream);
+  CHECK(stand_in::launches().size() == 3 * 2 + 3 * 4);
+  CHECK(stand_in::stream_changes() == 1);
+  CHECK(stand_in::waits() == 0);
+  CHECK(stand_in::allocations() == 0);
+  for (auto const& l : stand_in::launches()) CHECK(l.stream == static_cast<cudaStream_t>(stream));
+  CHECK_THROWS_WITH_AS(operations<float>::linear_token_logps(2, h, w, targets.view(), {row.span(), other.span()},
+                                                             workspace.span(), nullptr, stream),
+                       "cublasGemmEx: CUBLAS_STATUS_OF_THE_STAND_IN (1): said by the stand-in cuBLAS", std::runtime_error);
+}
+
+TEST_CASE("stand-in: no rows are no launch; a refused launch throws and leaves no error behind") {
+  device_stream const stream;
+  stand_in::forget();
+  operations<float>::token_logps({}, {}, {}, stream);
+  kernels::run_probe({}, 0, stream);
+  CHECK(stand_in::launches().empty());
+  stand_in::refuse_next_launch(cudaErrorInvalidConfiguration);
+  CHECK_THROWS_WITH_AS(kernels::run_probe({}, 1, stream),
+                       "probe: cudaErrorInvalidConfiguration (9): said by the stand-in runtime", std::runtime_error);
+  CHECK(cudaGetLastError() == cudaSuccess);
+  CHECK_THROWS_AS(kernels::run_probe({}, std::size_t{1} << 31, stream), contract_violation);
+}
+
+TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
+  device_stream const stream;
+  device_array<float> const logits(12, 0.0f), rows(3, 0.0f), workspace(64, 0.0f);
+  device_array<token_id> const targets(3, 0);
+  matrix_view<float> const m{logits.data(), 3, 4, 4};
+  auto const three = rows.span();
+  auto const ids = targets.view();
+  stand_in::forget();
+  using f = operations<float>;
+  CHECK_THROWS_AS(f::token_logps(m, ids.first(2), {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps(m, ids, {three.first(2), three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps(m, ids, {three, three.first(2)}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps(m, ids, {three, three, three.first(1)}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps(m, ids, {three, three, {}, three.first(1)}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps(m, ids, {three, three, {}, {}, three.first(1)}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps({logits.data(), 3, 4, 3}, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps({nullptr, 3, 4, 4}, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps({logits.data(), 3, 0, 4}, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three.first(2), {three}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three.first(2)}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, three.first(2)}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, {}, three}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, {}, {}, three}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, {}, {}, {}, three.first(1)}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three}, {logits.data(), 2, 4, 4}, stream), contract_violation);
+  matrix_view<float> const narrow{logits.data(), 2, 3, 3};
+  CHECK_THROWS_AS(f::linear_token_logps(2, m, narrow, ids, {three, three}, workspace.span(), nullptr, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps(2, m, m, ids, {three, three}, workspace.span().first(7), nullptr, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, narrow, m, workspace.span(), nullptr, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, m, narrow, workspace.span(), nullptr, stream),
+                  contract_violation);
+  device_array<std::size_t> const offsets(3, 0);
+  device_array<double> const partials(2, 0.0);
+  CHECK_THROWS_AS(kernels::segment_sum(three, offsets.view(), three, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::segment_broadcast(three, offsets.view(), three, stream), contract_violation);
+  CHECK_THROWS_AS(f::squared_norm(three, partials.data(), partials.span().first(0), stream), contract_violation);
+  CHECK_THROWS_AS(f::squared_norm(three, nullptr, partials.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three.first(2), three, three, {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three, three.first(2), three, {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three, three, three.first(2), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::adamw({}, three, three, three, three, three.first(2), stream), contract_violation);
+  auto const two = partials.span();
+  device_array<device::shard_summary> const parts(3, device::shard_summary{});
+  device_array<std::uint64_t> const streams(3, 0);
+  device_array<token_id> const drawn(3, 0);
+  CHECK_THROWS_AS(f::summarize_shard(m, 0, ids, {}, parts.span().first(2), stream), contract_violation);
+  CHECK_THROWS_AS(f::combine_shards(parts.view(), 2, 8, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::combine_shards(parts.view(), 1, 0, ids, {three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::combine_shards(parts.view(), 1, 4, ids, {three.first(1), three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::shard_adjoint(m, 2, 5, ids, three, {three}, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::sample_tokens(m, -1.0f, 0, streams.view(), 0, drawn.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::sample_tokens(m, 1.0f, 0, streams.view().first(2), 0, drawn.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::sample_tokens(m, 1.0f, 0, streams.view(), 0, drawn.span().first(2), stream), contract_violation);
+  device_array<std::uint8_t> const bytes(3, 1);
+  auto const mask = bytes.view();
+  CHECK_THROWS_AS(kernels::dpo_loss({}, {}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three.first(2), three, three}, {three, three}, {}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three}, {three, three}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three}, {three, three}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, {}}, {}, 0, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {}, 2, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {}, 0, nullptr, two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {}, 0, two.data(), {}, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::dpo_loss({three, three, three, three}, {three, three}, {.beta = -1.0}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::bradley_terry_loss({three, three.first(1)}, {three, three}, {}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::bradley_terry_loss({three, three, two}, {three, three}, {}, 0, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::bradley_terry_loss({three, three}, {three, three}, {}, 1, two.data(), two, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three.first(2), three}, mask, three, 1.0, {}, {}, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask.first(1), three, 1.0, {}, {}, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask, three, 1.0, three.first(2), {}, two.data(), two, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask, three, 1.0, {}, {}, two.data(), two, stream), contract_violation);
+  device_array<double> const enough(8, 0.0);
+  CHECK_THROWS_AS(kernels::ppo_loss({three, three, three}, mask, three, 1.0, {}, {}, enough.data(), enough.span(), stream,
+                                    {.kl_loss_coef = 0.1}), contract_violation);
+  CHECK_THROWS_AS(kernels::gae({three, three.first(2)}, mask, offsets.view(), {three, three}, {}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::gae({three, three}, mask, {}, {three, three}, {}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::gae({three, three}, mask, offsets.view(), {three, three}, {.gamma = 2.0}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::whiten(three, mask.first(2), three, {}, stream), contract_violation);
+  CHECK_THROWS_AS(kernels::whiten(three, mask, three.first(2), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_workspace(0, 1, 1, 1), contract_violation);
+  CHECK(stand_in::launches().empty());
+}
+
+TEST_CASE_TEMPLATE("stand-in: bytes moved are the fewest that can be", S, float, bf16, f16) {
+  device_stream const stream;
+  constexpr std::size_t n = 2, v = 32000;
+  logit_rows<S> rows(n, v);
+  device_array<S> const memory(std::vector<S>(rows.data(), rows.data() + n * v));
+  matrix_view<S> const logits{memory.data(), n, v, v};
+  device_array<token_id> const targets(rows.targets);
+  device_array<float> const logps(n, 0.0f), normalizers(n, 0.0f), slopes(n, 1.0f);
+  std::string const storage = std::is_same_v<S, float> ? "float" : std::is_same_v<S, bf16> ? "bf16" : "f16";
+  reports.clear();
+  operations<S>::token_logps(logits, targets.view(), {logps.span(), normalizers.span()}, stream);
+  operations<S>::token_logps_adjoint(logits, targets.view(), normalizers.view(), {slopes.view()}, logits, stream);
+  REQUIRE(reports.size() == 2);
+  constexpr std::size_t once = n * v * sizeof(S);
+  CHECK(reports[0].loads.accesses[16] * 16 == once);
+  CHECK(reports[1].loads.accesses[16] * 16 == once);
+  CHECK(reports[1].stores.accesses[16] * 16 == once);
+  CHECK(reports[1].stores.bytes == once);
+  // Beside the logits: what there is of a row, which its threads may each read.
+  CHECK(reports[0].loads.bytes - once <= n * 256 * 8);
+  CHECK(reports[1].loads.bytes - once <= n * 256 * 24);
+  std::string const shape = std::to_string(n) + " x " + std::to_string(v);
+
+  constexpr std::size_t count = 1 << 16;
+  device_array<float> const value(count, 1.0f), first(count, 0.0f), second(count, 1.0f);
+  device_array<S> const gradient(count, S(1.0f)), copy(count, S(0.0f));
+  device_array<double> const partials(operations<S>::squared_norm_workspace(count), 0.0), norm(1, 0.0);
+  operations<S>::adamw({.beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .step_size = 1e-3f, .second_scale = 1.0f, .decay = 1.0f,
+                        .gradient_scale = 1.0f},
+                       value.span(), gradient.view(), first.span(), second.span(), copy.span(), stream);
+  operations<S>::squared_norm(gradient.view(), norm.data(), partials.span(), stream);
+  REQUIRE(reports.size() == 5);
+  constexpr std::size_t moved = count * (6 * sizeof(float) + 2 * sizeof(S));
+  CHECK(reports[2].loads.bytes + reports[2].stores.bytes == moved);
+  CHECK(16 * (reports[2].loads.accesses[16] + reports[2].stores.accesses[16]) == moved);
+  CHECK(reports[3].loads.bytes == count * sizeof(S));
+  CHECK(reports[3].loads.accesses[16] * 16 == count * sizeof(S));
+  say_traffic("adamw<" + storage + ">", std::to_string(count), reports[2], moved);
+  say_traffic("squared_norm<" + storage + ">", std::to_string(count), reports[3], count * sizeof(S));
+  say_traffic("token_logps<" + storage + ">", shape, reports[0], once);
+  say_traffic("token_logps_adjoint<" + storage + ">", shape, reports[1], 2 * once);
+}
+
+TEST_CASE("stand-in: all that was allocated was freed") { CHECK(stand_in::live_allocations() == 0); }
