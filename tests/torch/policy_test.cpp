@@ -131,7 +131,8 @@ TEST_CASE_TEMPLATE("torch policy: a module keeps the laws of termed and tempered
 TEST_CASE("torch policy: a scripted bigram is the table it was made of") {
   tabular_policy<double> table({.vocabulary = static_cast<std::size_t>(vocabulary)});
   random_stream random(5);
-  for (double& x : table.parameters()[0].value) x = random.normal();
+  std::span<double> const logits = table.parameters()[0].value;
+  for (double& x : logits) x = random.normal();
   torch_policy<double> scripted(torch_model_of(bigram(table)));
   sequences const batch = testing::law_sequences(vocabulary, {}, random);
   CHECK(apart(log_probs(scripted, batch), log_probs(table, batch)) < 1e-14);
