@@ -38,6 +38,8 @@ struct lanes<float> {
   typedef float values __attribute__((vector_size(register_bytes)));
   typedef float values_in_memory __attribute__((vector_size(register_bytes), aligned(alignof(float)), may_alias));
   typedef std::int32_t integers __attribute__((vector_size(register_bytes)));
+  typedef std::uint32_t words __attribute__((vector_size(register_bytes)));
+  typedef std::uint16_t halves __attribute__((vector_size(register_bytes / 2)));
 
   static constexpr float rounder = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias
 
@@ -93,9 +95,6 @@ struct lanes<float> {
   }
 
  private:
-  typedef std::uint32_t words __attribute__((vector_size(register_bytes)));
-  typedef std::uint16_t halves __attribute__((vector_size(register_bytes / 2)));
-
   static words words_at(void const* x) noexcept {
     halves h;
     std::memcpy(&h, x, sizeof h);

@@ -29,7 +29,7 @@ ATTUNE_HOST_DEVICE void read_indexed_row(B const& block, S const* row, std::size
   for (std::size_t p = block.thread(); p < packs; p += block.threads()) {
     std::size_t const v = before + p * width;
     pack<S> const x = block.load_pack(row + v);
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
 #pragma unroll  // or a pack that is indexed at run time lies in local memory
 #endif
     for (std::size_t k = 0; k < width; ++k) f(v + k, static_cast<float>(x[k]));
