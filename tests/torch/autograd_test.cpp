@@ -560,6 +560,41 @@ TEST_CASE("torch autograd: a padded batch is the same loss as its packed one, an
   CHECK(at::equal(torch_logps(few, packed), torch_logps(rows, padded).index_select(0, at::tensor({0, 1, 2, 3, 6, 7, 8, 9, 10, 11}))));
 }
 
+TEST_CASE("torch autograd: in bf16 and f16 a loss is float's of the widened numbers, its gradients rounded once") {
+  sequences batch;
+  for (token_id const first : {1, 4}) batch.push_back(std::vector<token_id>{first, 2}, std::vector<token_id>{3, first, 7});
+  std::int64_t const tokens = static_cast<std::int64_t>(batch.total_tokens());
+  std::vector<double> const reference(2, -6.0);
+  for (at::ScalarType const type : {at::kBFloat16, at::kHalf}) {
+    auto const leaf = [&](std::vector<std::int64_t> shape, std::uint64_t seed) {
+      return normal(std::move(shape), type, seed).requires_grad_(true);
+    };
+    auto const widened = [](at::Tensor const& x) { return x.detach().to(at::kFloat).requires_grad_(true); };
+    auto const rounded_once = [&](at::Tensor const& narrow, at::Tensor const& wide) {
+      CHECK(static_cast<bool>(narrow.grad().scalar_type() == type));
+      CHECK(at::equal(narrow.grad(), wide.grad().to(type)));
+      CHECK(narrow.grad().abs().max().item<double>() > 0.0);
+    };
+    auto const objective = [&] { return dpo_on_tokens(reference, {.beta = 0.3}); };
+    at::Tensor const logits = leaf({tokens, vocabulary}, 3), wide_logits = widened(logits);
+    at::Tensor const loss = torch_loss(objective(), logits, batch), wide_loss = torch_loss(objective(), wide_logits, batch);
+    CHECK(static_cast<bool>(loss.scalar_type() == at::kFloat));
+    CHECK(at::equal(loss, wide_loss));
+    loss.backward();
+    wide_loss.backward();
+    rounded_once(logits, wide_logits);
+
+    at::Tensor const hidden = leaf({tokens, width}, 4), wide_hidden = widened(hidden);
+    at::Tensor const head = leaf({vocabulary, width}, 5), wide_head = widened(head);
+    at::Tensor const through = torch_loss(objective(), hidden, head, batch), wide = torch_loss(objective(), wide_hidden, wide_head, batch);
+    CHECK(at::equal(through, wide));
+    through.backward();
+    wide.backward();
+    rounded_once(hidden, wide_hidden);
+    rounded_once(head, wide_head);
+  }
+}
+
 TEST_CASE("torch autograd: graphs behave as LibTorch's own") {
   text const words(at::kDouble);
   at::Tensor const logits = normal({words.tokens(), vocabulary}, at::kDouble, 5).requires_grad_(true);

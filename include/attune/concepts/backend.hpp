@@ -85,7 +85,8 @@ struct row_kl {
 /// logit -inf has logp -inf. A row that is all -inf, or holds NaN or +inf, gives NaN for that row only.
 /// In a divergence 0 log(0 / q) is 0, also where both are 0, and p log(p / 0) is +inf; the adjoint of a row whose
 /// divergence is not finite is NaN. Laws are executable: testing::check_backend_laws. Modelled by: reference_backend
-/// (plain loops, the oracle), eigen_backend, both with any storage.
+/// (plain loops, the oracle), eigen_backend, both with any storage. Those of the operations that are not about logits a
+/// backend in host memory may inherit from host_operations.
 template <class B>
 concept Backend =
     std::floating_point<typename B::scalar> && StorageScalar<typename B::storage> &&

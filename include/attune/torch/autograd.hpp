@@ -36,20 +36,13 @@
 ///   at::Tensor loss = torch_loss(dpo_on_tokens(reference_sums, {.beta = 0.1}), logits, batch);
 ///   loss.backward();
 ///
-/// Of all of them: tensors are dense, on the CPU, of f32 or f64. torch_loss of tensors without requires_grad, or in a
-/// scope without grad mode, costs the forward pass alone. What is refused is refused by contract_violation, as is what the objective
-/// refuses. Gradients flow to the tensors named as such and to nothing else (not to a reference, an advantage, a
-/// margin). A second derivative is an error that says so, not a silent 0. The result is a 0-dimensional tensor of the
-/// first argument's type.
+/// Of all of them: tensors are dense, on the CPU, of f32 or f64; logits, hidden states and the head also of bf16 or f16,
+/// from which everything is computed in f32 and to which a gradient is rounded once. torch_loss of tensors without
+/// requires_grad, or in a scope without grad mode, costs the forward pass alone. What is refused is refused by
+/// contract_violation, as is what the objective refuses. Gradients flow to the tensors named as such and to nothing else (not to a reference, an advantage, a
+/// margin). A second derivative is an error that says so, not a silent 0. The result is a 0-dimensional tensor of the type
+/// that was computed in.
 namespace attune {
-
-/// The backend for tensors of a storage type: specialise it to compute on other storage than f32 and f64.
-template <class Storage>
-struct torch_backend;
-template <std::floating_point T>
-struct torch_backend<T> {
-  using type = eigen_backend<T>;
-};
 
 /// A loss and its gradients, made before autograd was told: what a node of the graph holds.
 class torch_known_gradients : public torch::autograd::Function<torch_known_gradients> {
@@ -96,7 +89,9 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
 /// A loss computed by attune, with its gradients, as a function of `inputs` in autograd's graph.
 [[nodiscard]] inline at::Tensor torch_known_loss(std::vector<at::Tensor> const& inputs, double loss,
                                                  std::vector<at::Tensor> gradients) {
-  at::Tensor const value = at::scalar_tensor(loss, inputs[0].options().requires_grad(false));
+  bool const narrow = inputs[0].element_size() == 2;
+  at::Tensor const value = at::scalar_tensor(
+      loss, inputs[0].options().dtype(narrow ? at::ScalarType::Float : inputs[0].scalar_type()).requires_grad(false));
   return torch_known_gradients::apply(at::TensorList(inputs), torch_known_gradients::known{value, std::move(gradients)});
 }
 
@@ -110,20 +105,32 @@ template <class T, class Objective>
 inline constexpr bool torch_objective_takes =
     TokenObjective<std::remove_reference_t<Objective>, T> || TermedTokenObjective<std::remove_reference_t<Objective>, T>;
 
-/// Room for a gradient: compact, shaped like the tensor.
-[[nodiscard]] inline at::Tensor torch_gradient_for(at::Tensor const& tensor, bool zero = false) {
+/// Room for a gradient: compact, shaped like the tensor, of elements T.
+template <class T>
+[[nodiscard]] at::Tensor torch_gradient_for(at::Tensor const& tensor, bool zero = false) {
   at::NoGradGuard const no_graph;
-  auto const options = tensor.options().requires_grad(false);
+  auto const options = tensor.options().dtype(torch_dtype<T>).requires_grad(false);
   return zero ? at::zeros(tensor.sizes(), options) : at::empty(tensor.sizes(), options);
 }
 
-/// Calls f.template operator()<Storage>() for the storage type of a tensor.
+/// Calls f.template operator()<T>() for the type of a tensor of numbers per token or sequence, f32 or f64.
+template <class F>
+decltype(auto) with_torch_scalar(at::Tensor const& tensor, char const* name, F&& f) {
+  if (!tensor.defined()) refuse_tensor(name, "a tensor", "an undefined one");
+  if (tensor.scalar_type() == torch_dtype<double>) return f.template operator()<double>();
+  if (tensor.scalar_type() == torch_dtype<float>) return f.template operator()<float>();
+  refuse_tensor(name, "a tensor of dtype Float or Double", c10::toString(tensor.scalar_type()));
+}
+
+/// Calls f.template operator()<Storage>() for the storage type of a matrix: f32, f64, bf16 or f16.
 template <class F>
 decltype(auto) with_torch_storage(at::Tensor const& tensor, char const* name, F&& f) {
   if (!tensor.defined()) refuse_tensor(name, "a tensor", "an undefined one");
   if (tensor.scalar_type() == torch_dtype<double>) return f.template operator()<double>();
   if (tensor.scalar_type() == torch_dtype<float>) return f.template operator()<float>();
-  refuse_tensor(name, "a tensor of dtype Float or Double", c10::toString(tensor.scalar_type()));
+  if (tensor.scalar_type() == torch_dtype<bf16>) return f.template operator()<bf16>();
+  if (tensor.scalar_type() == torch_dtype<f16>) return f.template operator()<f16>();
+  refuse_tensor(name, "a tensor of dtype Float, Double, BFloat16 or Half", c10::toString(tensor.scalar_type()));
 }
 
 /// The loss of a batch from its logits: loss_on_logits, its backend one of torch_backend's with the calling thread
@@ -133,7 +140,7 @@ template <class Objective>
 [[nodiscard]] at::Tensor torch_loss(Objective&& objective, at::Tensor const& logits, sequences_view batch,
                                     thread_pool* pool = nullptr) {
   return with_torch_storage(logits, "logits", [&]<class Storage>() {
-    using backend_type = typename torch_backend<Storage>::type;
+    using backend_type = eigen_backend<Storage>;
     using T = typename backend_type::scalar;
     if constexpr (!torch_objective_takes<T, Objective>) {
       refuse_tensor("logits", "a tensor of the type that the objective is of", c10::toString(logits.scalar_type()));
@@ -145,7 +152,7 @@ template <class Objective>
       at::Tensor gradient;
       T loss;
       if (torch_needs_gradient(logits)) {
-        gradient = torch_gradient_for(logits);
+        gradient = torch_gradient_for<Storage>(logits);
         loss = loss_on_logits(backend, objective, in, batch, torch_matrix<Storage>(gradient, "gradient"), workspace);
       } else {
         validate(batch, in.cols);
@@ -165,7 +172,7 @@ template <class Objective>
 [[nodiscard]] at::Tensor torch_loss(Objective&& objective, at::Tensor const& hidden, at::Tensor const& head,
                                     sequences_view batch, thread_pool* pool = nullptr) {
   return with_torch_storage(hidden, "hidden", [&]<class Storage>() {
-    using backend_type = typename torch_backend<Storage>::type;
+    using backend_type = eigen_backend<Storage>;
     using T = typename backend_type::scalar;
     if constexpr (!torch_objective_takes<T, Objective>) {
       refuse_tensor("hidden", "a tensor of the type that the objective is of", c10::toString(hidden.scalar_type()));
@@ -178,10 +185,10 @@ template <class Objective>
       at::Tensor dhidden, dhead;
       T loss;
       if (torch_needs_gradient(hidden) || torch_needs_gradient(head)) {
-        dhidden = torch_gradient_for(hidden);
-        dhead = torch_gradient_for(head, true);
+        dhidden = torch_gradient_for<Storage>(hidden);
+        dhead = torch_gradient_for<T>(head, true);  // autograd narrows it to what the head is, once
         loss = loss_on_hidden(backend, objective, in, out, batch, torch_matrix<Storage>(dhidden, "dhidden"),
-                              torch_matrix<Storage>(dhead, "dhead"), workspace);
+                              torch_matrix<T>(dhead, "dhead"), workspace);
       } else {
         validate(batch, out.rows);
         expects(in.rows == batch.total_tokens(), "torch_loss: hidden.rows == batch.total_tokens()", in.rows);
@@ -202,10 +209,10 @@ template <class Objective>
                                          exact_kl_options options = {}, aggregation_totals totals = {},
                                          thread_pool* pool = nullptr) {
   return with_torch_storage(logits, "logits", [&]<class Storage>() {
-    using backend_type = typename torch_backend<Storage>::type;
+    using backend_type = eigen_backend<Storage>;
     backend_type backend(pool);
     loss_workspace<typename backend_type::scalar> workspace;
-    at::Tensor const gradient = torch_gradient_for(logits, true);
+    at::Tensor const gradient = torch_gradient_for<Storage>(logits, true);
     auto const loss = kl_on_logits(backend, torch_matrix<Storage const>(logits, "logits"),
                                    torch_matrix<Storage const>(ref_logits, "ref_logits"), batch,
                                    torch_matrix<Storage>(gradient, "gradient"), workspace, options, totals);
@@ -217,7 +224,7 @@ template <class Objective>
 /// graph.
 [[nodiscard]] inline at::Tensor torch_logps(at::Tensor const& logits, sequences_view batch, thread_pool* pool = nullptr) {
   return with_torch_storage(logits, "logits", [&]<class Storage>() {
-    using backend_type = typename torch_backend<Storage>::type;
+    using backend_type = eigen_backend<Storage>;
     using T = typename backend_type::scalar;
     backend_type backend(pool);
     loss_workspace<T> workspace;
@@ -242,7 +249,7 @@ struct torch_pair_logps {
 template <class Loss>
 [[nodiscard]] at::Tensor torch_pair_loss(Loss&& loss, torch_pair_logps const& of, pair_totals totals = {},
                                          pair_ratios ratios = {}) {
-  return with_torch_storage(of.chosen, "chosen", [&]<class T>() {
+  return with_torch_scalar(of.chosen, "chosen", [&]<class T>() {
     auto const span = [](at::Tensor const& t, char const* name) {
       return t.defined() ? torch_span<T const>(t, name) : std::span<T const>();
     };
@@ -254,7 +261,7 @@ template <class Loss>
                            .chosen_tokens = of.chosen_tokens,
                            .rejected_tokens = of.rejected_tokens,
                            .weights = of.weights};
-    at::Tensor const chosen = torch_gradient_for(of.chosen), rejected = torch_gradient_for(of.rejected);
+    at::Tensor const chosen = torch_gradient_for<T>(of.chosen), rejected = torch_gradient_for<T>(of.rejected);
     pair_slopes<T> const out{.chosen = torch_span<T>(chosen, "slopes"), .rejected = torch_span<T>(rejected, "slopes")};
     T value;
     if constexpr (PairObjective<std::remove_cvref_t<Loss>>) {
@@ -272,9 +279,9 @@ template <class Loss>
 [[nodiscard]] inline at::Tensor torch_bradley_terry_loss(at::Tensor const& chosen, at::Tensor const& rejected,
                                                          bradley_terry_options options = {},
                                                          std::span<double const> margin = {}, std::size_t total_pairs = 0) {
-  return with_torch_storage(chosen, "chosen", [&]<class T>() {
+  return with_torch_scalar(chosen, "chosen", [&]<class T>() {
     pair_scores<T> const in{torch_span<T const>(chosen, "chosen"), torch_span<T const>(rejected, "rejected"), margin};
-    at::Tensor const dchosen = torch_gradient_for(chosen), drejected = torch_gradient_for(rejected);
+    at::Tensor const dchosen = torch_gradient_for<T>(chosen), drejected = torch_gradient_for<T>(rejected);
     T const value = bradley_terry_loss<T>(in, {torch_span<T>(dchosen, "slopes"), torch_span<T>(drejected, "slopes")},
                                           options, total_pairs);
     return torch_known_loss({chosen, rejected}, static_cast<double>(value), {dchosen, drejected});
@@ -292,10 +299,10 @@ struct torch_unpaired_logps {
 template <UnpairedObjective O>
 [[nodiscard]] at::Tensor torch_unpaired_loss(O const& options, torch_unpaired_logps const& of, double baseline = 0.0,
                                              std::size_t total_examples = 0) {
-  return with_torch_storage(of.logps, "logps", [&]<class T>() {
+  return with_torch_scalar(of.logps, "logps", [&]<class T>() {
     unpaired_logps<T> const in{torch_span<T const>(of.logps, "logps"), torch_span<T const>(of.ref_logps, "ref_logps"),
                                of.desirable, of.weights};
-    at::Tensor const dlogps = torch_gradient_for(of.logps);
+    at::Tensor const dlogps = torch_gradient_for<T>(of.logps);
     T const value = unpaired_loss<T>(in, torch_span<T>(dlogps, "slopes"), options, baseline, total_examples);
     return torch_known_loss({of.logps}, static_cast<double>(value), {dlogps});
   });
@@ -309,8 +316,8 @@ template <UnpairedObjective O>
 ///     return value_loss<T>({.values = v, .returns = ..., .old_values = ...}, batch, slopes, totals); });
 template <class F>
 [[nodiscard]] at::Tensor torch_token_value_loss(at::Tensor const& values, F&& f) {
-  return with_torch_storage(values, "values", [&]<class T>() {
-    at::Tensor const slopes = torch_gradient_for(values);
+  return with_torch_scalar(values, "values", [&]<class T>() {
+    at::Tensor const slopes = torch_gradient_for<T>(values);
     T const value = f(torch_span<T const>(values, "values"), torch_span<T>(slopes, "slopes"));
     return torch_known_loss({values}, static_cast<double>(value), {slopes});
   });
