@@ -639,7 +639,7 @@ TEST_CASE("torch autograd: what does not fit is refused by name") {
   };
   refused([&] { return torch_loss(sft_on_tokens{}, at::Tensor(), words.batch); }, "logits: a tensor, got an undefined one");
   refused([&] { return torch_loss(sft_on_tokens{}, logits.to(at::kLong), words.batch); },
-          "logits: a tensor of dtype Float or Double, got Long");
+          "logits: a tensor of dtype Float, Double, BFloat16 or Half, got Long");
   refused([&] { return torch_loss(sft_on_tokens{}, logits.slice(0, 1), words.batch); }, "batch.total_tokens(), got");
   refused([&] { return torch_loss(sft_on_tokens{}, logits, logits.to(at::kFloat), words.batch); },
           "head: a tensor of dtype Double, got Float");
