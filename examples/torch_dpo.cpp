@@ -17,12 +17,12 @@
 #include <memory>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/rnn.h>
 #include <torch/optim/adamw.h>
+#include <CLI/CLI.hpp>
 
 #include <attune/core/random.hpp>
 #include <attune/model/frozen.hpp>
@@ -58,10 +58,12 @@ struct counting {
   counting(std::size_t pairs, std::uint64_t seed) {
     attune::random_stream random(seed);
     for (std::size_t i = 0; i < pairs; ++i) {
-      for (std::size_t k = 0; k < prompt_length; ++k) words.push_back(static_cast<attune::token_id>(random.below(vocabulary)));
+      for (std::size_t k = 0; k < prompt_length; ++k)
+        words.push_back(static_cast<attune::token_id>(random.below(vocabulary)));
       for (std::size_t k = 0; k < response_length; ++k)
         words.push_back(static_cast<attune::token_id>((words.back() + 1) % vocabulary));
-      for (std::size_t k = 0; k < response_length; ++k) words.push_back(static_cast<attune::token_id>(random.below(vocabulary)));
+      for (std::size_t k = 0; k < response_length; ++k)
+        words.push_back(static_cast<attune::token_id>(random.below(vocabulary)));
     }
   }
   std::size_t size() const { return words.size() / row; }
@@ -109,11 +111,14 @@ std::shared_ptr<language_model> make_model(std::uint64_t seed) {
   return model;
 }
 
-std::vector<double> with_trainer(std::shared_ptr<language_model> const& model, counting const& pairs, settings const& o) {
+std::vector<double> with_trainer(std::shared_ptr<language_model> const& model, counting const& pairs,
+                                 settings const& o) {
   attune::torch_policy<double> policy(attune::torch_model_of(model));
   attune::frozen const reference(policy);
   attune::adamw<double> adamw;
-  attune::dpo_trainer trainer{policy, reference, adamw,
+  attune::dpo_trainer trainer{policy,
+                              reference,
+                              adamw,
                               {.loop = {.learning_rate = o.learning_rate,
                                         .schedule = attune::learning_rate_schedule::constant,
                                         .max_steps = o.steps,
@@ -146,7 +151,9 @@ std::vector<double> with_loop(std::shared_ptr<language_model> const& model, sett
 int run(settings const& o) {
   counting const pairs(o.pairs, o.seed);
   whole_batch const batch(pairs);
-  auto const copy = [original = make_model(o.seed)] { return std::dynamic_pointer_cast<language_model>(original->clone()); };
+  auto const copy = [original = make_model(o.seed)] {
+    return std::dynamic_pointer_cast<language_model>(original->clone());
+  };
   at::Tensor const reference = [&] {
     at::NoGradGuard const no_graph;
     return batch.sums(copy()->forward(batch.ids));
@@ -172,8 +179,8 @@ int run(settings const& o) {
     std::printf("%4zu   %.15f  %.15f  %.15f  %.1e\n", i + 1, trained[i], fused[i], plain[i], apart);
   }
   bool const agree = first < 1e-12 && worst < 1e-8;
-  std::printf("%s: %.1e apart at the first step, %.1e at most; %.1f times less loss\n", agree ? "they agree" : "THEY DISAGREE",
-              first, worst, plain.front() / plain.back());
+  std::printf("%s: %.1e apart at the first step, %.1e at most; %.1f times less loss\n",
+              agree ? "they agree" : "THEY DISAGREE", first, worst, plain.front() / plain.back());
   return agree ? 0 : 1;
 }
 
@@ -181,10 +188,14 @@ int run(settings const& o) {
 
 int main(int count, char** values) {
   settings o;
-  CLI::App app("DPO of a LibTorch module by attune's trainer, by attune's loss in LibTorch's loop, and by autograd alone.\n"
-               "Prints the loss of every step; ends with 1 unless all three agree.", "torch_dpo");
+  CLI::App app(
+      "DPO of a LibTorch module by attune's trainer, by attune's loss in LibTorch's loop, and by autograd alone.\n"
+      "Prints the loss of every step; ends with 1 unless all three agree.",
+      "torch_dpo");
   app.add_option("--steps", o.steps, "optimiser steps")->check(CLI::Range(1, 100000))->capture_default_str();
-  app.add_option("--pairs", o.pairs, "preference pairs, all of them in every step")->check(CLI::Range(1, 10000))->capture_default_str();
+  app.add_option("--pairs", o.pairs, "preference pairs, all of them in every step")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
   app.add_option("--learning-rate", o.learning_rate, "of AdamW")->check(CLI::Range(1e-9, 1.0))->capture_default_str();
   app.add_option("--beta", o.beta, "of DPO")->check(CLI::Range(1e-3, 100.0))->capture_default_str();
   app.add_option("--seed", o.seed, "of model and data")->capture_default_str();

@@ -27,16 +27,17 @@
 namespace attune::cuda {
 
 /// The operations of concepts/backend.hpp under their names, on a CUDA device: every pointer in a view or span is the
-/// device's, and the last argument is the stream on which the work is queued, in order. Nothing is allocated, nothing waits,
-/// nothing is read on the host: scratch is passed in, results are there once the stream has come so far. Hence not a model
-/// of the concept, whose squared_norm returns a number.
+/// device's, and the last argument is the stream on which the work is queued, in order. Nothing is allocated, nothing
+/// waits, nothing is read on the host: scratch is passed in, results are there once the stream has come so far. Hence
+/// not a model of the concept, whose squared_norm returns a number.
 ///
-/// S is how large things are stored (logits, hidden states, the output matrix): float, bf16 or f16. What there is one of per
-/// row is float. Arithmetic is in float at least, sums over the vocabulary in double.
+/// S is how large things are stored (logits, hidden states, the output matrix): float, bf16 or f16. What there is one
+/// of per row is float. Arithmetic is in float at least, sums over the vocabulary in double.
 ///
-/// Shapes that disagree throw contract_violation; a launch that the runtime refuses throws cuda_error; both before anything
-/// of that launch runs. Targets cannot be looked at from here: one that is neither below the vocabulary nor no_target reads
-/// or writes outside its row. Results are the same bits whenever the arguments are, addresses modulo 16 bytes included.
+/// Shapes that disagree throw contract_violation; a launch that the runtime refuses throws cuda_error; both before
+/// anything of that launch runs. Targets cannot be looked at from here: one that is neither below the vocabulary nor
+/// no_target reads or writes outside its row. Results are the same bits whenever the arguments are, addresses modulo 16
+/// bytes included.
 template <class S>
 class cuda_backend {
   static_assert(std::is_same_v<S, float> || std::is_same_v<S, bf16> || std::is_same_v<S, f16>, "float, bf16 or f16");
@@ -50,8 +51,8 @@ class cuda_backend {
 
   static constexpr std::size_t default_chunk = 1024;
 
-  /// chunk: rows of logits that the linear operations hold at a time, >= 1; their workspace grows with it, and the products
-  /// run the faster the larger it is, up to some thousands.
+  /// chunk: rows of logits that the linear operations hold at a time, >= 1; their workspace grows with it, and the
+  /// products run the faster the larger it is, up to some thousands.
   explicit cuda_backend(std::size_t chunk = default_chunk) : chunk_(chunk) {
     expects(chunk >= 1, "cuda_backend: chunk >= 1", chunk);
   }
@@ -61,14 +62,14 @@ class cuda_backend {
     expects_rows(logits, targets);
     expects_outputs(out, logits.rows);
     launch<threads>("token_logps",
-                        device::token_logps<S>{.logits = logits,
-                                               .targets = targets.data(),
-                                               .logps = out.logps.data(),
-                                               .log_normalizers = out.log_normalizers.data(),
-                                               .mean_logps = pointer(out.mean_logps),
-                                               .entropies = pointer(out.entropies),
-                                               .collisions = pointer(out.collisions)},
-                        logits.rows, stream);
+                    device::token_logps<S>{.logits = logits,
+                                           .targets = targets.data(),
+                                           .logps = out.logps.data(),
+                                           .log_normalizers = out.log_normalizers.data(),
+                                           .mean_logps = pointer(out.mean_logps),
+                                           .entropies = pointer(out.entropies),
+                                           .collisions = pointer(out.collisions)},
+                    logits.rows, stream);
   }
 
   /// dlogits may be logits itself; aligned to 16 bytes as logits is, its rows are written sixteen bytes at a time.
@@ -78,20 +79,21 @@ class cuda_backend {
     shard_adjoint(logits, 0, logits.cols, targets, log_normalizers, slopes, dlogits, stream);
   }
 
-  /// A vocabulary divided over devices: columns [first, first + cols) of it here, targets counted over all of them. Each
-  /// device summarises its rows, the summaries are gathered by whatever moves memory between devices, (shards, N), and each
-  /// combines them to the same bits. `with` says which sums the outputs beyond the first two will need.
-  void summarize_shard(matrix_view<S const> logits, std::size_t first, std::span<token_id const> targets, device::row_terms with,
-                       std::span<device::shard_summary> out, stream_view stream) const {
+  /// A vocabulary divided over devices: columns [first, first + cols) of it here, targets counted over all of them.
+  /// Each device summarises its rows, the summaries are gathered by whatever moves memory between devices, (shards, N),
+  /// and each combines them to the same bits. `with` says which sums the outputs beyond the first two will need.
+  void summarize_shard(matrix_view<S const> logits, std::size_t first, std::span<token_id const> targets,
+                       device::row_terms with, std::span<device::shard_summary> out, stream_view stream) const {
     expects_rows(logits, targets);
     expects(out.size() == logits.rows, "summarize_shard: one summary per row", out.size());
-    launch<threads>("summarize_shard", device::summarize_shard<S>{logits, first, targets.data(), with, out.data()}, logits.rows,
-                    stream);
+    launch<threads>("summarize_shard", device::summarize_shard<S>{logits, first, targets.data(), with, out.data()},
+                    logits.rows, stream);
   }
   void combine_shards(std::span<device::shard_summary const> parts, std::size_t shards, std::size_t vocabulary,
                       std::span<token_id const> targets, row_logps<float> out, stream_view stream) const {
     std::size_t const rows = targets.size();
-    expects(shards >= 1 && parts.size() == shards * rows, "combine_shards: parts.size() == shards * rows", parts.size());
+    expects(shards >= 1 && parts.size() == shards * rows, "combine_shards: parts.size() == shards * rows",
+            parts.size());
     expects(vocabulary >= 1, "combine_shards: vocabulary >= 1");
     expects_outputs(out, rows);
     launch<threads>("combine_shards",
@@ -109,13 +111,14 @@ class cuda_backend {
   }
 
   /// token_logps_adjoint of columns [first, first + cols) of a vocabulary.
-  void shard_adjoint(matrix_view<S const> logits, std::size_t first, std::size_t vocabulary, std::span<token_id const> targets,
-                     std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dlogits,
-                     stream_view stream) const {
+  void shard_adjoint(matrix_view<S const> logits, std::size_t first, std::size_t vocabulary,
+                     std::span<token_id const> targets, std::span<float const> log_normalizers,
+                     row_slopes<float> slopes, matrix_view<S> dlogits, stream_view stream) const {
     expects_rows(logits, targets);
     expects_slopes(log_normalizers, slopes, logits.rows);
     expects_matrix(dlogits);
-    expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols, "token_logps_adjoint: dlogits shaped as logits");
+    expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
+            "token_logps_adjoint: dlogits shaped as logits");
     expects(first + logits.cols <= vocabulary, "shard_adjoint: first + cols <= vocabulary", vocabulary);
     launch<threads>("token_logps_adjoint",
                     device::token_logps_adjoint<S>{.logits = logits,
@@ -132,30 +135,33 @@ class cuda_backend {
                     logits.rows, stream);
   }
 
-  /// One token per row, drawn at a temperature >= 0 and finite (0: the largest logit) by numbers that are a function of seed,
-  /// the row's stream, the position and the entry: device/sample_tokens.hpp.
-  void sample_tokens(matrix_view<S const> logits, float temperature, std::uint64_t seed, std::span<std::uint64_t const> streams,
-                     std::uint32_t position, std::span<token_id> out, stream_view stream) const {
+  /// One token per row, drawn at a temperature >= 0 and finite (0: the largest logit) by numbers that are a function of
+  /// seed, the row's stream, the position and the entry: device/sample_tokens.hpp.
+  void sample_tokens(matrix_view<S const> logits, float temperature, std::uint64_t seed,
+                     std::span<std::uint64_t const> streams, std::uint32_t position, std::span<token_id> out,
+                     stream_view stream) const {
     expects_matrix(logits);
-    expects(temperature >= 0.0f && temperature <= std::numeric_limits<float>::max(), "sample_tokens: temperature >= 0 and finite",
-            temperature);
+    expects(temperature >= 0.0f && temperature <= std::numeric_limits<float>::max(),
+            "sample_tokens: temperature >= 0 and finite", temperature);
     expects(streams.size() == logits.rows, "sample_tokens: one stream per row", streams.size());
     expects(out.size() == logits.rows, "sample_tokens: one token per row", out.size());
-    launch<threads>("sample_tokens", device::sample_tokens<S>{logits, temperature, seed, streams.data(), position, out.data()},
+    launch<threads>("sample_tokens",
+                    device::sample_tokens<S>{logits, temperature, seed, streams.data(), position, out.data()},
                     logits.rows, stream);
   }
 
-  /// Elements of S that both linear operations need, aligned to 16 bytes. Rows of the workspace begin at multiples of 16
-  /// bytes, whatever the vocabulary.
+  /// Elements of S that both linear operations need, aligned to 16 bytes. Rows of the workspace begin at multiples of
+  /// 16 bytes, whatever the vocabulary.
   [[nodiscard]] std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t) const noexcept {
     return (std::min)(rows, chunk_) * padded(vocabulary);
   }
-  [[nodiscard]] std::size_t workspace_bytes(std::size_t rows, std::size_t vocabulary, std::size_t width) const noexcept {
+  [[nodiscard]] std::size_t workspace_bytes(std::size_t rows, std::size_t vocabulary,
+                                            std::size_t width) const noexcept {
     return linear_workspace(rows, vocabulary, width) * sizeof(S);
   }
 
-  /// logits = hidden head^T, a chunk of rows at a time, each rounded to S. Rows without a target are multiplied too, since
-  /// which they are is known on the device alone: pack sequences, do not pad them.
+  /// logits = hidden head^T, a chunk of rows at a time, each rounded to S. Rows without a target are multiplied too,
+  /// since which they are is known on the device alone: pack sequences, do not pad them.
   template <Gemm<stream_view, S> G>
   void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                           row_logps<float> out, std::span<S> workspace, G const& gemm, stream_view stream) const {
@@ -167,13 +173,14 @@ class cuda_backend {
     }
   }
 
-  /// dhidden is overwritten, dhead, in float, is added to. log_normalizers are those that linear_token_logps wrote with a
-  /// backend of the same chunk and the same gemm.
+  /// dhidden is overwritten, dhead, in float, is added to. log_normalizers are those that linear_token_logps wrote with
+  /// a backend of the same chunk and the same gemm.
   template <class G>
-    requires Gemm<G, stream_view, S> && Gemm<G, stream_view, S, float>
-  void linear_token_logps_adjoint(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
-                                  std::span<float const> log_normalizers, row_slopes<float> slopes, matrix_view<S> dhidden,
-                                  matrix_view<float> dhead, std::span<S> workspace, G const& gemm, stream_view stream) const {
+  requires Gemm<G, stream_view, S> && Gemm<G, stream_view, S, float>
+  void linear_token_logps_adjoint(matrix_view<S const> hidden, matrix_view<S const> head,
+                                  std::span<token_id const> targets, std::span<float const> log_normalizers,
+                                  row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
+                                  std::span<S> workspace, G const& gemm, stream_view stream) const {
     expects_linear(hidden, head, targets, workspace);
     expects_slopes(log_normalizers, slopes, hidden.rows);
     expects_matrix(dhidden);
@@ -186,13 +193,15 @@ class cuda_backend {
       std::size_t const rows = dlogits.rows;
       token_logps_adjoint(dlogits, targets.subspan(first, rows), log_normalizers.subspan(first, rows),
                           rows_of(slopes, first, rows), dlogits, stream);
-      gemm(plan_gemm<S, S>(transpose::no, dlogits, transpose::no, head, dhidden.middle_rows(first, rows)), 1.0f, 0.0f, stream);
-      gemm(plan_gemm<S, float>(transpose::yes, dlogits, transpose::no, hidden.middle_rows(first, rows), dhead), 1.0f, 1.0f,
+      gemm(plan_gemm<S, S>(transpose::no, dlogits, transpose::no, head, dhidden.middle_rows(first, rows)), 1.0f, 0.0f,
            stream);
+      gemm(plan_gemm<S, float>(transpose::yes, dlogits, transpose::no, hidden.middle_rows(first, rows), dhead), 1.0f,
+           1.0f, stream);
     }
   }
 
-  /// out[b] = sum of values[offsets[b] .. offsets[b + 1]), in double and rounded once. Offsets cannot be looked at from here.
+  /// out[b] = sum of values[offsets[b] .. offsets[b + 1]), in double and rounded once. Offsets cannot be looked at from
+  /// here.
   void segment_sum(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
                    stream_view stream) const {
     expects_segments(offsets, out.size(), values.size());
@@ -203,7 +212,8 @@ class cuda_backend {
   void segment_broadcast(std::span<float const> values, std::span<std::size_t const> offsets, std::span<float> out,
                          stream_view stream) const {
     expects_segments(offsets, values.size(), out.size());
-    launch<threads>("segment_broadcast", device::segment_broadcast{values.data(), offsets.data(), values.size(), out.data()},
+    launch<threads>("segment_broadcast",
+                    device::segment_broadcast{values.data(), offsets.data(), values.size(), out.data()},
                     blocks_for(values.size(), segments_per_block), stream);
   }
 
@@ -215,14 +225,16 @@ class cuda_backend {
   /// *out, on the device, is the sum of squares of values; 0 of none.
   void squared_norm(std::span<S const> values, double* out, std::span<double> workspace, stream_view stream) const {
     std::size_t const partials = squared_norm_workspace(values.size());
-    expects(workspace.size() >= partials, "squared_norm: workspace.size() >= squared_norm_workspace(count)", workspace.size());
+    expects(workspace.size() >= partials, "squared_norm: workspace.size() >= squared_norm_workspace(count)",
+            workspace.size());
     expects(out != nullptr, "squared_norm: a place for the result");
-    launch<threads>("squared_norm", device::squared_norm<S>{values.data(), values.size(), workspace.data()}, partials, stream);
+    launch<threads>("squared_norm", device::squared_norm<S>{values.data(), values.size(), workspace.data()}, partials,
+                    stream);
     launch<threads>("squared_norm", device::sum_partials{workspace.data(), partials, out}, 1, stream);
   }
 
-  /// AdamW on float weights and moments, in place, with gradients of S. `copy`, empty or of the weights' length, gets the new
-  /// weights rounded to S: where `value` are the master weights of mixed precision, the model's own.
+  /// AdamW on float weights and moments, in place, with gradients of S. `copy`, empty or of the weights' length, gets
+  /// the new weights rounded to S: where `value` are the master weights of mixed precision, the model's own.
   void adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient, std::span<float> first,
              std::span<float> second, std::span<S> copy, stream_view stream) const {
     expects(gradient.size() == value.size() && first.size() == value.size() && second.size() == value.size(),
@@ -236,7 +248,8 @@ class cuda_backend {
 
  private:
   static constexpr std::size_t segments_per_block = threads / device_block::warp_size;
-  static constexpr std::size_t most_partials = 1024;  // what one block adds up in a moment, and blocks enough for any device
+  static constexpr std::size_t most_partials =
+      1024;  // what one block adds up in a moment, and blocks enough for any device
 
   static constexpr std::size_t blocks_for(std::size_t count, std::size_t per_block) noexcept {
     return (count + per_block - 1) / per_block;
@@ -252,7 +265,8 @@ class cuda_backend {
                               std::span<S> workspace, G const& gemm, stream_view stream) const {
     std::size_t const rows = (std::min)(chunk_, hidden.rows - first);
     matrix_view<S> const logits{workspace.data(), rows, head.rows, padded(head.rows)};
-    gemm(plan_gemm<S, S>(transpose::no, hidden.middle_rows(first, rows), transpose::yes, head, logits), 1.0f, 0.0f, stream);
+    gemm(plan_gemm<S, S>(transpose::no, hidden.middle_rows(first, rows), transpose::yes, head, logits), 1.0f, 0.0f,
+         stream);
     return logits;
   }
 
@@ -293,15 +307,18 @@ class cuda_backend {
     expects(fits(out.entropies), "row_logps.entropies: empty, or one per row", out.entropies.size());
     expects(fits(out.collisions), "row_logps.collisions: empty, or one per row", out.collisions.size());
   }
-  static void expects_slopes(std::span<float const> log_normalizers, row_slopes<float> const& slopes, std::size_t rows) {
+  static void expects_slopes(std::span<float const> log_normalizers, row_slopes<float> const& slopes,
+                             std::size_t rows) {
     auto const fits = [rows](std::span<float const> s) { return s.empty() || s.size() == rows; };
     expects(log_normalizers.size() == rows, "cuda_backend: one log_normalizer per row", log_normalizers.size());
     expects(slopes.logps.size() == rows, "row_slopes.logps: one per row", slopes.logps.size());
     expects(fits(slopes.mean_logps), "row_slopes.mean_logps: empty, or one per row", slopes.mean_logps.size());
-    expects(fits(slopes.entropy_slopes), "row_slopes.entropy_slopes: empty, or one per row", slopes.entropy_slopes.size());
+    expects(fits(slopes.entropy_slopes), "row_slopes.entropy_slopes: empty, or one per row",
+            slopes.entropy_slopes.size());
     expects(slopes.entropies.size() == slopes.entropy_slopes.size(), "row_slopes.entropies: as many as entropy_slopes",
             slopes.entropies.size());
-    expects(fits(slopes.log_normalizers), "row_slopes.log_normalizers: empty, or one per row", slopes.log_normalizers.size());
+    expects(fits(slopes.log_normalizers), "row_slopes.log_normalizers: empty, or one per row",
+            slopes.log_normalizers.size());
   }
   static void expects_segments(std::span<std::size_t const> offsets, std::size_t segments, std::size_t total) {
     expects(offsets.size() == segments + 1 || (offsets.empty() && segments == 0 && total == 0),

@@ -12,11 +12,13 @@
 
 namespace attune::cuda {
 
-/// cuBLAS as a Gemm, over a handle of the caller's, which outlives it and is in its default pointer mode (host). Factors in
-/// float, bf16 or f16, results in the same or float; sums in float, never in TF32 unless the handle's math mode says so.
+/// cuBLAS as a Gemm, over a handle of the caller's, which outlives it and is in its default pointer mode (host).
+/// Factors in float, bf16 or f16, results in the same or float; sums in float, never in TF32 unless the handle's math
+/// mode says so.
 ///
-/// The handle's stream becomes the call's. cuBLAS then forgets a workspace that cublasSetWorkspace gave it, so it is left
-/// alone where it is that stream already. Allocates nothing itself; a handle without such a workspace may. Throws cuda_error.
+/// The handle's stream becomes the call's. cuBLAS then forgets a workspace that cublasSetWorkspace gave it, so it is
+/// left alone where it is that stream already. Allocates nothing itself; a handle without such a workspace may. Throws
+/// cuda_error.
 class cublas_gemm {
  public:
   explicit cublas_gemm(cublasHandle_t handle) noexcept : handle_(handle) {}
@@ -26,9 +28,9 @@ class cublas_gemm {
     cudaStream_t now = nullptr;
     expect("cublasGetStream", cublasGetStream(handle_, &now));
     if (now != stream.get()) expect("cublasSetStream", cublasSetStream(handle_, stream.get()));
-    expect("cublasGemmEx", cublasGemmEx_64(handle_, op(c.first_op), op(c.second_op), c.m, c.n, c.k, &alpha, c.first, type<T>(),
-                                           c.first_ld, c.second, type<T>(), c.second_ld, &beta, c.out, type<U>(), c.out_ld,
-                                           CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    expect("cublasGemmEx", cublasGemmEx_64(handle_, op(c.first_op), op(c.second_op), c.m, c.n, c.k, &alpha, c.first,
+                                           type<T>(), c.first_ld, c.second, type<T>(), c.second_ld, &beta, c.out,
+                                           type<U>(), c.out_ld, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
   }
 
  private:

@@ -10,9 +10,10 @@
 
 namespace attune::device {
 
-/// AdamW in place, elementwise (core/adamw_update.hpp), on float weights and moments with gradients of storage S: float, bf16
-/// or f16. With a copy the new weights are written there too, rounded once: the model's own, where `value` are the master
-/// weights of mixed precision. Any grid. Sixteen bytes at a time where all pointers are multiples of it, else one element.
+/// AdamW in place, elementwise (core/adamw_update.hpp), on float weights and moments with gradients of storage S:
+/// float, bf16 or f16. With a copy the new weights are written there too, rounded once: the model's own, where `value`
+/// are the master weights of mixed precision. Any grid. Sixteen bytes at a time where all pointers are multiples of it,
+/// else one element.
 template <class S>
 struct adamw {
   adamw_update<float> update;

@@ -6,8 +6,8 @@
 #include <attune/core/host_device.hpp>
 #include <attune/device/thread_block.hpp>
 
-/// Sums over the threads of a warp, a block and a grid, in trees that depend on how many threads there are and on nothing
-/// else.
+/// Sums over the threads of a warp, a block and a grid, in trees that depend on how many threads there are and on
+/// nothing else.
 namespace attune::device {
 
 /// The sum of x over the lanes of the warp, in every lane; all lanes call it together.
@@ -17,8 +17,8 @@ template <class T, ThreadBlock B>
   return x;
 }
 
-/// The sum of x over the threads of the block, in every thread; all threads call it together. Ends with a barrier, so that it
-/// may be called again at once.
+/// The sum of x over the threads of the block, in every thread; all threads call it together. Ends with a barrier, so
+/// that it may be called again at once.
 template <class T, ThreadBlock B>
 [[nodiscard]] ATTUNE_HOST_DEVICE T block_sum(B const& block, T x) {
   struct scratch {
@@ -34,7 +34,8 @@ template <class T, ThreadBlock B>
   return total;
 }
 
-/// The end of a sum over a grid, by a launch of one block: out[k] = sum over p of partials[p * width + k] (partials, width).
+/// The end of a sum over a grid, by a launch of one block: out[k] = sum over p of partials[p * width + k] (partials,
+/// width).
 struct sum_partials {
   double const* partials;
   std::size_t count;

@@ -11,10 +11,10 @@
 
 namespace attune::device {
 
-/// gae of objective/gae.hpp: advantages and returns, backwards over each sequence, by a warp that takes 32 tokens at a time
-/// in a scan of affine maps; any grid. Masked-out tokens are stepped over, not read, and get 0. Advantages may be the memory
-/// of the rewards, returns that of the values. In double; a sum's order differs from the host's. A sequence's result has the
-/// same bits whatever stands beside it. Options are validated on the host, before the launch.
+/// gae of objective/gae.hpp: advantages and returns, backwards over each sequence, by a warp that takes 32 tokens at a
+/// time in a scan of affine maps; any grid. Masked-out tokens are stepped over, not read, and get 0. Advantages may be
+/// the memory of the rewards, returns that of the values. In double; a sum's order differs from the host's. A
+/// sequence's result has the same bits whatever stands beside it. Options are validated on the host, before the launch.
 struct gae {
   gae_options options;
   float const* rewards;        // (T)
@@ -22,8 +22,8 @@ struct gae {
   std::uint8_t const* mask;    // (T)
   std::size_t const* offsets;  // (sequences + 1)
   std::size_t sequences;
-  float* advantages;           // (T)
-  float* returns;              // (T)
+  float* advantages;  // (T)
+  float* returns;     // (T)
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {
@@ -37,7 +37,8 @@ struct gae {
         bool const inside = lane < left;
         bool const active = inside && block.load(mask + t) != 0;
         step own;
-        if (active) own = step_of(static_cast<double>(block.load(rewards + t)), static_cast<double>(block.load(values + t)));
+        if (active)
+          own = step_of(static_cast<double>(block.load(rewards + t)), static_cast<double>(block.load(values + t)));
         double const own_value = own.next_value;
         step const seen = scan(block, own);  // of the lanes up to this one
         double const here = seen.of_advantage * advantage + seen.of_value * value + seen.plus;
@@ -56,7 +57,8 @@ struct gae {
   }
 
  private:
-  /// What some tokens make of the (advantage, value) after them: (of_advantage A + of_value V + plus, keeps V + next_value).
+  /// What some tokens make of the (advantage, value) after them: (of_advantage A + of_value V + plus, keeps V +
+  /// next_value).
   struct step {
     double of_advantage = 1.0, of_value = 0.0, plus = 0.0;
     double keeps = 1.0, next_value = 0.0;

@@ -12,28 +12,29 @@
 #include <attune/objective/pairwise/pair_objective.hpp>
 #include <attune/objective/value_and_slope.hpp>
 
-/// Losses over pairs, where the numbers lie: the scalar objectives of objective/ mapped over device memory, a thread a pair,
-/// any grid. Arithmetic in double, as on the host; a number beyond float's range is float's largest. Each block's share of the
-/// loss goes to partials[block], which sum_partials adds up. Options are validated on the host, before the launch.
+/// Losses over pairs, where the numbers lie: the scalar objectives of objective/ mapped over device memory, a thread a
+/// pair, any grid. Arithmetic in double, as on the host; a number beyond float's range is float's largest. Each block's
+/// share of the loss goes to partials[block], which sum_partials adds up. Options are validated on the host, before the
+/// launch.
 namespace attune::device {
 
-/// pair_loss: O is any loss of objective/pairwise with a pair_objective (dpo_options, ipo_options, simpo_options ...). What
-/// the loss does not read may be null. Slopes may be the memory of the log-probabilities they belong to.
+/// pair_loss: O is any loss of objective/pairwise with a pair_objective (dpo_options, ipo_options, simpo_options ...).
+/// What the loss does not read may be null. Slopes may be the memory of the log-probabilities they belong to.
 template <PairObjective O>
 struct pair_losses {
   O options;
   std::size_t pairs;
-  double total;                        // pairs of the whole step, or its chosen tokens: see pair_totals
-  float const* chosen;                 // (pairs) log-probabilities, as pair_logps has them
+  double total;         // pairs of the whole step, or its chosen tokens: see pair_totals
+  float const* chosen;  // (pairs) log-probabilities, as pair_logps has them
   float const* rejected;
-  float const* ref_chosen = nullptr;   // null: reference-free
+  float const* ref_chosen = nullptr;  // null: reference-free
   float const* ref_rejected = nullptr;
   std::size_t const* chosen_tokens = nullptr;
   std::size_t const* rejected_tokens = nullptr;
   double const* weights = nullptr;
-  float* chosen_slopes;                // (pairs)
+  float* chosen_slopes;  // (pairs)
   float* rejected_slopes;
-  double* partials;                    // (blocks)
+  double* partials;  // (blocks)
   f_divergence_options divergence = {};
 
   template <ThreadBlock B>
@@ -68,7 +69,8 @@ struct pair_losses {
 
  private:
   template <ThreadBlock B>
-  ATTUNE_HOST_DEVICE static double log_ratio(B const& block, float const* policy, float const* reference, std::size_t i) {
+  ATTUNE_HOST_DEVICE static double log_ratio(B const& block, float const* policy, float const* reference,
+                                             std::size_t i) {
     double const logp = static_cast<double>(block.load(policy + i));
     return reference == nullptr ? logp : saturate_cast<double>(logp - static_cast<double>(block.load(reference + i)));
   }
@@ -82,13 +84,13 @@ struct pair_losses {
 struct bradley_terry_losses {
   bradley_terry_options options;
   std::size_t pairs;
-  double total;                   // pairs of the whole step
-  float const* chosen;            // (pairs) scores
+  double total;         // pairs of the whole step
+  float const* chosen;  // (pairs) scores
   float const* rejected;
   double const* margin = nullptr;
-  float* chosen_slopes;           // (pairs)
+  float* chosen_slopes;  // (pairs)
   float* rejected_slopes;
-  double* partials;               // (blocks)
+  double* partials;  // (blocks)
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {

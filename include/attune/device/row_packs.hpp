@@ -77,7 +77,9 @@ ATTUNE_HOST_DEVICE void map_row(B const& block, S const* in, S* out, std::size_t
     else
       for (std::size_t k = 0; k < width; ++k) block.store(out + v + k, x[k]);
   }
-  auto const one = [&](std::size_t v) { block.store(out + v, static_cast<S>(f(v, static_cast<float>(block.load(in + v))))); };
+  auto const one = [&](std::size_t v) {
+    block.store(out + v, static_cast<S>(f(v, static_cast<float>(block.load(in + v)))));
+  };
   if (block.thread() < before) one(block.thread());
   std::size_t const last = before + packs * width + block.thread();
   if (last < count) one(last);

@@ -17,18 +17,19 @@
 namespace attune::device {
 
 /// One token of every row, drawn from softmax(logits / temperature) in one reading of the logits: the largest of
-/// logit / temperature + g with a Gumbel number g per entry (Gumbel 1954; Maddison et al. 2014, "A* sampling", section 2).
-/// Temperature 0 takes the largest logit, the first of equals. A block a row, the grid striding over rows.
+/// logit / temperature + g with a Gumbel number g per entry (Gumbel 1954; Maddison et al. 2014, "A* sampling", section
+/// 2). Temperature 0 takes the largest logit, the first of equals. A block a row, the grid striding over rows.
 ///
-/// The numbers are counter-based (core/random.hpp), a function of (seed, streams[i], position, entry) alone: a draw does not
-/// depend on the batch, the grid or the row's alignment. Entries 4k to 4k + 3 share the philox block that random_stream has
-/// at position (k + 1) 2^32 + position, so that they meet no number that the host draws at a position below 2^32.
+/// The numbers are counter-based (core/random.hpp), a function of (seed, streams[i], position, entry) alone: a draw
+/// does not depend on the batch, the grid or the row's alignment. Entries 4k to 4k + 3 share the philox block that
+/// random_stream has at position (k + 1) 2^32 + position, so that they meet no number that the host draws at a position
+/// below 2^32.
 ///
 /// A row of -inf, or one that holds NaN or +inf, has no distribution and gives no_target. -inf is never drawn.
 template <class S>
 struct sample_tokens {
-  matrix_view<S const> logits;   // (N, V)
-  float temperature;             // >= 0
+  matrix_view<S const> logits;  // (N, V)
+  float temperature;            // >= 0
   std::uint64_t seed;
   std::uint64_t const* streams;  // (N) one per sequence
   std::uint32_t position;        // how many tokens the sequences have drawn before
@@ -54,7 +55,8 @@ struct sample_tokens {
     }
   }
 
-  /// A Gumbel number from 32 bits: -log of the exponential number -log(1 - u), u in (0, 1), fine where u is small and g large.
+  /// A Gumbel number from 32 bits: -log of the exponential number -log(1 - u), u in (0, 1), fine where u is small and g
+  /// large.
   template <ThreadBlock B>
   [[nodiscard]] ATTUNE_HOST_DEVICE static float gumbel(B const& block, std::uint32_t bits) noexcept {
     using std::log1p;
@@ -92,7 +94,10 @@ struct sample_tokens {
                          static_cast<std::uint32_t>(stream >> 32)},
                         {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
         }
-        one.score = x / temperature + gumbel(block, v % 4 == 0 ? bits[0] : v % 4 == 1 ? bits[1] : v % 4 == 2 ? bits[2] : bits[3]);
+        one.score = x / temperature + gumbel(block, v % 4 == 0   ? bits[0]
+                                                    : v % 4 == 1 ? bits[1]
+                                                    : v % 4 == 2 ? bits[2]
+                                                                 : bits[3]);
       }
       if (one.before(best)) best = one;
     });

@@ -15,7 +15,8 @@ namespace attune::device {
 template <ThreadBlock B, class F>
 ATTUNE_HOST_DEVICE void each_segment_of_warp(B const& block, std::size_t segments, F&& f) {
   std::size_t const warps = block.threads() / B::warp_size;
-  for (std::size_t b = block.block() * warps + block.thread() / B::warp_size; b < segments; b += block.blocks() * warps) f(b);
+  for (std::size_t b = block.block() * warps + block.thread() / B::warp_size; b < segments; b += block.blocks() * warps)
+    f(b);
 }
 
 /// out[b] = sum of values over segment b, in double and rounded once.
@@ -23,7 +24,7 @@ struct segment_sum {
   float const* values;         // (T)
   std::size_t const* offsets;  // (segments + 1)
   std::size_t segments;
-  float* out;                  // (segments)
+  float* out;  // (segments)
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {
@@ -43,7 +44,7 @@ struct segment_broadcast {
   float const* values;         // (segments)
   std::size_t const* offsets;  // (segments + 1)
   std::size_t segments;
-  float* out;                  // (T)
+  float* out;  // (T)
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {

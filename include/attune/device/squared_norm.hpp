@@ -10,8 +10,8 @@
 
 namespace attune::device {
 
-/// The sum of squares of values, in double, each block's share to partials[block]; sum_partials of a second launch adds them
-/// up. The same bits for the same grid, blocks and alignment. S is float, bf16 or f16.
+/// The sum of squares of values, in double, each block's share to partials[block]; sum_partials of a second launch adds
+/// them up. The same bits for the same grid, blocks and alignment. S is float, bf16 or f16.
 template <class S>
 struct squared_norm {
   S const* values;

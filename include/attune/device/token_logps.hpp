@@ -13,23 +13,24 @@
 namespace attune::device {
 
 /// token_logps of concepts/backend.hpp: log-probabilities of targets from logits, the log-softmax and the gather in one
-/// reading of the logits, with the row's mean log-probability, entropy and collisions where they are asked for; nothing of
-/// the shape of the logits is written. A block a row, the grid striding over rows; any grid, any block of whole warps.
+/// reading of the logits, with the row's mean log-probability, entropy and collisions where they are asked for; nothing
+/// of the shape of the logits is written. A block a row, the grid striding over rows; any grid, any block of whole
+/// warps.
 ///
 /// S is float, bf16 or f16, the storage of the logits; what comes out is float. Rows may begin at any element and lie
 /// row_stride apart. Per-element arithmetic in float, in at most eight additions in a row; sums over the vocabulary in
-/// double. A row's results are a function of its values, its alignment to sixteen bytes and the threads of a block; on the
-/// latter two they depend by rounding only.
+/// double. A row's results are a function of its values, its alignment to sixteen bytes and the threads of a block; on
+/// the latter two they depend by rounding only.
 ///
 /// Expects pointers of device memory with targets in [0, cols) or no_target; nothing is checked here. Outputs are
 /// overwritten, 0 in rows without a target, which are not read; they alias nothing.
 template <class S>
 struct token_logps {
-  matrix_view<S const> logits;   // (N, V)
-  token_id const* targets;       // (N)
-  float* logps;                  // (N)
-  float* log_normalizers;        // (N)
-  float* mean_logps = nullptr;   // (N) or null, like the rest
+  matrix_view<S const> logits;  // (N, V)
+  token_id const* targets;      // (N)
+  float* logps;                 // (N)
+  float* log_normalizers;       // (N)
+  float* mean_logps = nullptr;  // (N) or null, like the rest
   float* entropies = nullptr;
   float* collisions = nullptr;
 

@@ -13,23 +13,23 @@
 
 namespace attune::device {
 
-/// token_logps_adjoint of concepts/backend.hpp: from slopes per row to gradients in the logits, one reading and one writing
-/// of their size. dlogits may be the logits themselves. Every thread reads what it writes and nothing else, so there is
-/// nothing to wait for. Storage, shapes and launch as token_logps has them; arithmetic in float, in double for the target's
-/// own element and per row.
+/// token_logps_adjoint of concepts/backend.hpp: from slopes per row to gradients in the logits, one reading and one
+/// writing of their size. dlogits may be the logits themselves. Every thread reads what it writes and nothing else, so
+/// there is nothing to wait for. Storage, shapes and launch as token_logps has them; arithmetic in float, in double for
+/// the target's own element and per row.
 ///
 /// A shard of the vocabulary: columns [first, first + cols) of `vocabulary` in all, targets counted over all of them.
 ///
 /// Beyond the concept: a NaN among a row's log_normalizer and slopes makes its gradient NaN throughout.
 template <class S>
 struct token_logps_adjoint {
-  matrix_view<S const> logits;   // (N, V)
-  token_id const* targets;       // (N)
-  float const* log_normalizers;  // (N)
-  float const* slopes;           // (N) dL/dlogps
-  matrix_view<S> dlogits;        // (N, V)
-  float const* mean_slopes = nullptr;        // (N) or null, like the rest
-  float const* entropies = nullptr;          // values; null if and only if entropy_slopes is
+  matrix_view<S const> logits;         // (N, V)
+  token_id const* targets;             // (N)
+  float const* log_normalizers;        // (N)
+  float const* slopes;                 // (N) dL/dlogps
+  matrix_view<S> dlogits;              // (N, V)
+  float const* mean_slopes = nullptr;  // (N) or null, like the rest
+  float const* entropies = nullptr;    // values; null if and only if entropy_slopes is
   float const* entropy_slopes = nullptr;
   float const* log_normalizer_slopes = nullptr;
   std::size_t first = 0;       ///< of a shard

@@ -14,31 +14,32 @@
 
 namespace attune::device {
 
-/// policy_gradient_loss of a surrogate that sees each token's own ratio (ppo_options, cispo_options, sapo_options), where the
-/// numbers lie: a thread a token, any grid. Arithmetic in double; a number beyond float's range is float's largest. Slopes
-/// are overwritten, 0 where the mask is 0, whose tokens are not read; they may be the memory of the logps.
+/// policy_gradient_loss of a surrogate that sees each token's own ratio (ppo_options, cispo_options, sapo_options),
+/// where the numbers lie: a thread a token, any grid. Arithmetic in double; a number beyond float's range is float's
+/// largest. Slopes are overwritten, 0 where the mask is 0, whose tokens are not read; they may be the memory of the
+/// logps.
 ///
 /// A token's weight in the loss of the step is `weight`, or weights[t] where weights is not null: token_weight of
 /// objective/loss_aggregation.hpp, on the device a segment_broadcast of one number per sequence.
 ///
-/// Each block's share goes to partials (blocks, sums), which sum_partials adds up with width = sums: the loss, then over
-/// tokens with mask 1 the sums of approxkl, clipped, dual_clipped, ratio, ratio squared and KL, and their number. Options are
-/// validated on the host, before the launch.
+/// Each block's share goes to partials (blocks, sums), which sum_partials adds up with width = sums: the loss, then
+/// over tokens with mask 1 the sums of approxkl, clipped, dual_clipped, ratio, ratio squared and KL, and their number.
+/// Options are validated on the host, before the launch.
 template <PolicyGradientSurrogate O>
 struct token_losses {
   static constexpr std::size_t sums = 8;
 
   O options;
   std::size_t tokens;
-  float const* logps;             // (tokens)
+  float const* logps;  // (tokens)
   float const* old_logps;
   float const* advantages;
   float const* ref_logps = nullptr;  // null: no KL
   std::uint8_t const* mask;
   double weight = 1.0;
   float const* weights = nullptr;
-  float* slopes;                  // (tokens)
-  double* partials;               // (blocks, sums)
+  float* slopes;     // (tokens)
+  double* partials;  // (blocks, sums)
   kl_loss_options kl_loss = {};
 
   template <ThreadBlock B>
@@ -69,7 +70,8 @@ struct token_losses {
       double const w = weights == nullptr ? weight : static_cast<double>(block.load(weights + t));
       block.store(slopes + t, saturate_cast<float>(w * slope));
       all[0] = saturate_cast<double>(all[0] + w * value);
-      all[1] = saturate_cast<double>(all[1] + kl_estimate(saturate_cast<double>(logp - old_logp), kl_estimator::k2).value);
+      all[1] =
+          saturate_cast<double>(all[1] + kl_estimate(saturate_cast<double>(logp - old_logp), kl_estimator::k2).value);
       all[2] += one.clipped ? 1.0 : 0.0;
       all[3] += one.dual_clipped ? 1.0 : 0.0;
       all[4] = saturate_cast<double>(all[4] + one.ratio);

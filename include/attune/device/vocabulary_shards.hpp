@@ -9,8 +9,8 @@
 #include <attune/device/row_summary.hpp>
 #include <attune/device/thread_block.hpp>
 
-/// token_logps of a vocabulary that is divided over devices: every shard summarises its columns, the summaries (48 bytes a
-/// row and shard) are gathered, and every device makes the same results of them. The adjoint of a shard is
+/// token_logps of a vocabulary that is divided over devices: every shard summarises its columns, the summaries (48
+/// bytes a row and shard) are gathered, and every device makes the same results of them. The adjoint of a shard is
 /// token_logps_adjoint with `first` and `vocabulary`.
 namespace attune::device {
 
@@ -20,15 +20,15 @@ struct shard_summary {
   float target_logit = 0.0f;  // 0 unless the target lies in the shard
 };
 
-/// Columns [first, first + cols) of the logits, targets counted over all of them; else as token_logps. Rows without a target
-/// are not read.
+/// Columns [first, first + cols) of the logits, targets counted over all of them; else as token_logps. Rows without a
+/// target are not read.
 template <class S>
 struct summarize_shard {
   matrix_view<S const> logits;  // (N, columns of this shard)
   std::size_t first;
-  token_id const* targets;      // (N)
+  token_id const* targets;  // (N)
   row_terms with;
-  shard_summary* out;           // (N)
+  shard_summary* out;  // (N)
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {
@@ -46,10 +46,11 @@ struct summarize_shard {
   }
 };
 
-/// The summaries of all shards, (shards, N), to what token_logps writes; a thread a row, any grid. Shards are added up in
-/// their order, so that every device has the same bits. Outputs as token_logps has them; what is not null has been summarised.
+/// The summaries of all shards, (shards, N), to what token_logps writes; a thread a row, any grid. Shards are added up
+/// in their order, so that every device has the same bits. Outputs as token_logps has them; what is not null has been
+/// summarised.
 struct combine_shards {
-  shard_summary const* parts;   // (shards, N)
+  shard_summary const* parts;  // (shards, N)
   std::size_t shards;
   std::size_t rows;
   std::size_t vocabulary;       // of all shards

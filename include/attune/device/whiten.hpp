@@ -13,15 +13,15 @@
 
 namespace attune::device {
 
-/// whiten of objective/whiten.hpp by one block: mean, then variance, then the values, which stay in the cache in between; in
-/// double, the same bits for the same number of threads. Writes 0 where the mask is 0, whose entries are not read. `whitened`
-/// may be the values. Launch it with one block; the others would have nothing to do.
+/// whiten of objective/whiten.hpp by one block: mean, then variance, then the values, which stay in the cache in
+/// between; in double, the same bits for the same number of threads. Writes 0 where the mask is 0, whose entries are
+/// not read. `whitened` may be the values. Launch it with one block; the others would have nothing to do.
 struct whiten {
   whiten_options options;
   float const* values;       // (count)
   std::uint8_t const* mask;  // (count)
   std::size_t count;
-  float* whitened;           // (count)
+  float* whitened;  // (count)
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {
@@ -50,8 +50,9 @@ struct whiten {
     double const deviation = sqrt(variance + 1e-8);
     double const kept = options.shift_mean ? 0.0 : mean;
     each([&](std::size_t i, bool in) {
-      block.store(whitened + i,
-                  in ? saturate_cast<float>((static_cast<double>(block.load(values + i)) - mean) / deviation + kept) : 0.0f);
+      block.store(
+          whitened + i,
+          in ? saturate_cast<float>((static_cast<double>(block.load(values + i)) - mean) / deviation + kept) : 0.0f);
     });
   }
 };

@@ -102,11 +102,12 @@ template <class T>
   }
 }
 
-/// policy_gradient_loss of float tokens that are all moderate, in float: adds to *statistics, writes the slopes and returns
-/// true. False, with nothing done, for any other batch.
-inline bool policy_gradient_in_float(policy_gradient_tokens<float> const& of, sequences_view batch, std::span<float> slopes,
-                                     aggregation_totals const& totals, loss_aggregation aggregation, ppo_options const& o,
-                                     kl_loss_options const& kl_loss, policy_gradient_statistics* statistics, double& loss) {
+/// policy_gradient_loss of float tokens that are all moderate, in float: adds to *statistics, writes the slopes and
+/// returns true. False, with nothing done, for any other batch.
+inline bool policy_gradient_in_float(policy_gradient_tokens<float> const& of, sequences_view batch,
+                                     std::span<float> slopes, aggregation_totals const& totals,
+                                     loss_aggregation aggregation, ppo_options const& o, kl_loss_options const& kl_loss,
+                                     policy_gradient_statistics* statistics, double& loss) {
   double const high = 1.0 + (o.cliprange_high > 0.0 ? o.cliprange_high : o.cliprange);
   ppo_float_tokens const all{of.logps.data(), of.old_logps.data(), of.advantages.data(), of.ref_logps.data(),
                              batch.mask.data()};

@@ -9,9 +9,10 @@
 
 #include <attune/core/lanes.hpp>
 
-/// PPO's loss in float, for float log-probabilities whose numbers are moderate: the case that training lives in, several
-/// times as fast as the double arithmetic that everything else goes through, and within 1e-6 of it. One pass over the
-/// tokens says whether they are, a second does all the rest, so that it runs at the speed of the machine's vectors.
+/// PPO's loss in float, for float log-probabilities whose numbers are moderate: the case that training lives in,
+/// several times as fast as the double arithmetic that everything else goes through, and within 1e-6 of it. One pass
+/// over the tokens says whether they are, a second does all the rest, so that it runs at the speed of the machine's
+/// vectors.
 namespace attune {
 
 /// Tokens side by side, all of one weight in the loss. What the mask leaves out may hold anything.
@@ -43,8 +44,9 @@ struct ppo_float_lanes : lanes<float> {
 
   static values magnitude(values x) noexcept { return (values)((integers)x & 0x7fffffff); }
 
-  /// e^x - 1 (within 4 ulp) and e^x - 1 - x (within 8) for |x| <= 80. The second does not cancel where it is small: with
-  /// x = n ln 2 + r and q = e^r - 1 - r, e^x - 1 is 2^n q + (2^n r + 2^n - 1), whose bracket is x, to the bit, if n is 0.
+  /// e^x - 1 (within 4 ulp) and e^x - 1 - x (within 8) for |x| <= 80. The second does not cancel where it is small:
+  /// with x = n ln 2 + r and q = e^r - 1 - r, e^x - 1 is 2^n q + (2^n r + 2^n - 1), whose bracket is x, to the bit, if
+  /// n is 0.
   static void exponential_less_one(values x, values& less_one, values& excess) noexcept {
     values const shifted = x * 1.44269504088896341f + rounder;
     values const n = shifted - rounder;
@@ -61,8 +63,8 @@ struct ppo_float_lanes : lanes<float> {
   }
 };
 
-/// Up to `size` tokens in whole groups of lanes: behind the last come tokens that the mask leaves out. What the group that
-/// is cut short would read lies in a copy.
+/// Up to `size` tokens in whole groups of lanes: behind the last come tokens that the mask leaves out. What the group
+/// that is cut short would read lies in a copy.
 class ppo_float_block {
  public:
   static constexpr std::size_t size = 512;
@@ -72,7 +74,8 @@ class ppo_float_block {
   ppo_float_block(ppo_float_tokens const& all, std::size_t first, std::size_t count) noexcept
       : tokens_{all.logp + first, all.old_logp + first, all.advantage + first,
                 all.ref_logp == nullptr ? nullptr : all.ref_logp + first, all.mask + first},
-        whole_(count - count % group), groups_((count + group - 1) / group * group) {
+        whole_(count - count % group),
+        groups_((count + group - 1) / group * group) {
     for (std::size_t k = 0; k < count; ++k) selected_[k] = -static_cast<std::int32_t>(tokens_.mask[k]);
     for (std::size_t k = count; k < groups_; ++k) selected_[k] = 0;
     if (groups_ == whole_) return;
@@ -89,9 +92,15 @@ class ppo_float_block {
   bool whole(std::size_t k) const noexcept { return k < whole_; }
 
   float const* logp(std::size_t k) const noexcept { return whole(k) ? tokens_.logp + k : logp_ + (k - whole_); }
-  float const* old_logp(std::size_t k) const noexcept { return whole(k) ? tokens_.old_logp + k : old_logp_ + (k - whole_); }
-  float const* advantage(std::size_t k) const noexcept { return whole(k) ? tokens_.advantage + k : advantage_ + (k - whole_); }
-  float const* ref_logp(std::size_t k) const noexcept { return whole(k) ? tokens_.ref_logp + k : ref_logp_ + (k - whole_); }
+  float const* old_logp(std::size_t k) const noexcept {
+    return whole(k) ? tokens_.old_logp + k : old_logp_ + (k - whole_);
+  }
+  float const* advantage(std::size_t k) const noexcept {
+    return whole(k) ? tokens_.advantage + k : advantage_ + (k - whole_);
+  }
+  float const* ref_logp(std::size_t k) const noexcept {
+    return whole(k) ? tokens_.ref_logp + k : ref_logp_ + (k - whole_);
+  }
   /// All bits of a lane where the mask is 1.
   ppo_float_lanes::integers selected(std::size_t k) const noexcept {
     ppo_float_lanes::integers lanes;
@@ -115,8 +124,8 @@ class ppo_float_block {
     ppo_float_block const in(all, first, (std::min)(ppo_float_block::size, count - first));
     for (std::size_t k = 0; k < in.end(); k += L::size) {
       L::values const logp = L::load(in.logp(k));
-      L::integers moderate = (L::magnitude(logp - L::load(in.old_logp(k))) <= 40.0f) &
-                             (L::magnitude(L::load(in.advantage(k))) <= 1e9f);
+      L::integers moderate =
+          (L::magnitude(logp - L::load(in.old_logp(k))) <= 40.0f) & (L::magnitude(L::load(in.advantage(k))) <= 1e9f);
       if (all.ref_logp != nullptr) moderate &= L::magnitude(logp - L::load(in.ref_logp(k))) <= 40.0f;
       beyond |= in.selected(k) & ~moderate;
     }
@@ -126,9 +135,9 @@ class ppo_float_block {
   return true;
 }
 
-/// Writes slopes, weight included and 0 where the mask is, of moderate tokens, and adds to the sums, of which statistics
-/// alone need more than `value`. Slopes may be the memory of any input. Adds floats lane by lane over a block and these sums
-/// in double: a fixed tree whatever the machine.
+/// Writes slopes, weight included and 0 where the mask is, of moderate tokens, and adds to the sums, of which
+/// statistics alone need more than `value`. Slopes may be the memory of any input. Adds floats lane by lane over a
+/// block and these sums in double: a fixed tree whatever the machine.
 template <bool WithReference, bool Cubic, bool WithStatistics>
 void ppo_float_run(ppo_float_tokens const& all, std::size_t count, ppo_float_terms const terms, float* slopes,
                    ppo_float_sums& sums) noexcept {

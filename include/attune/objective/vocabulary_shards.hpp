@@ -16,9 +16,9 @@
 #include <attune/objective/token_objectives.hpp>
 
 /// Logits whose vocabulary is cut into shards, each a matrix of its own: (N, V_0), (N, V_1), ... in the order of the
-/// entries, on one device or on several, as tensor parallelism leaves them (Shoeybi et al. 2019, Megatron-LM, section 3).
-/// No shard sees another's logits: each gives a row_logps of what it has, numbers per row, from which every one can make
-/// those of the whole vocabulary; and with these each finds the gradient in its own logits.
+/// entries, on one device or on several, as tensor parallelism leaves them (Shoeybi et al. 2019, Megatron-LM, section
+/// 3). No shard sees another's logits: each gives a row_logps of what it has, numbers per row, from which every one can
+/// make those of the whole vocabulary; and with these each finds the gradient in its own logits.
 ///
 ///   shard_token_logps          one shard's logits -> its partial row_logps      where the shard lies
 ///   combine_shards             all partials -> row_logps of the whole row       anywhere, after an all-gather
@@ -34,19 +34,21 @@ namespace attune {
 /// Scratch of one shard: allocates nothing once it has seen as many rows.
 template <class T>
 struct shard_workspace {
-  std::vector<token_id> targets;         // (N) by the shard's count; 0 where the target is another shard's
+  std::vector<token_id> targets;                    // (N) by the shard's count; 0 where the target is another shard's
   std::vector<T> slopes, means, normalizer_slopes;  // (N)
 };
 
 /// Whether entry `target` of the vocabulary lies in the shard [first, first + size).
 [[nodiscard]] constexpr bool shard_has(std::size_t first, std::size_t size, token_id target) noexcept {
-  return target != no_target && static_cast<std::size_t>(target) >= first && static_cast<std::size_t>(target) - first < size;
+  return target != no_target && static_cast<std::size_t>(target) >= first &&
+         static_cast<std::size_t>(target) - first < size;
 }
 
-/// The targets as the shard counts them, into workspace.targets. A target of another shard becomes entry 0, any one: its
-/// row is computed for the normaliser's sake.
+/// The targets as the shard counts them, into workspace.targets. A target of another shard becomes entry 0, any one:
+/// its row is computed for the normaliser's sake.
 template <class T>
-void localize_targets(std::size_t first, std::size_t size, std::span<token_id const> targets, shard_workspace<T>& workspace) {
+void localize_targets(std::size_t first, std::size_t size, std::span<token_id const> targets,
+                      shard_workspace<T>& workspace) {
   workspace.targets.resize(targets.size());
   for (std::size_t i = 0; i < targets.size(); ++i)
     workspace.targets[i] = targets[i] == no_target ? no_target
@@ -55,9 +57,10 @@ void localize_targets(std::size_t first, std::size_t size, std::span<token_id co
                                : token_id{0};
 }
 
-/// What one shard knows of each row: its own normaliser, mean, entropy and collision, and the log-probability of the target
-/// among its own entries, -inf where the target is another shard's. A row of the shard that is all -inf is no error
-/// here: its normaliser is -inf. `first`: the vocabulary entry of the shard's column 0. Targets count the whole vocabulary.
+/// What one shard knows of each row: its own normaliser, mean, entropy and collision, and the log-probability of the
+/// target among its own entries, -inf where the target is another shard's. A row of the shard that is all -inf is no
+/// error here: its normaliser is -inf. `first`: the vocabulary entry of the shard's column 0. Targets count the whole
+/// vocabulary.
 template <Backend B>
 void shard_token_logps(B& backend, matrix_view<typename B::storage const> logits, std::size_t first,
                        std::span<token_id const> targets, row_logps<typename B::scalar> partial,
@@ -97,9 +100,10 @@ void combine_shards(std::span<row_logps<T> const> partials, std::span<std::size_
     return mine.empty() || (mine.size() == targets.size() && theirs.size() == targets.size());
   };
   for (row_logps<T> const& p : partials)
-    expects(p.logps.size() == targets.size() && out.logps.size() == targets.size() && agrees(out.log_normalizers, p.log_normalizers) &&
-                out.log_normalizers.size() == targets.size() && agrees(out.mean_logps, p.mean_logps) &&
-                agrees(out.entropies, p.entropies) && agrees(out.collisions, p.collisions),
+    expects(p.logps.size() == targets.size() && out.logps.size() == targets.size() &&
+                agrees(out.log_normalizers, p.log_normalizers) && out.log_normalizers.size() == targets.size() &&
+                agrees(out.mean_logps, p.mean_logps) && agrees(out.entropies, p.entropies) &&
+                agrees(out.collisions, p.collisions),
             "combine_shards: one of each number per row, in every partial that `out` asks for");
 
   constexpr double lowest = -std::numeric_limits<double>::infinity();
@@ -129,7 +133,8 @@ void combine_shards(std::span<row_logps<T> const> partials, std::span<std::size_
           if (!out.mean_logps.empty())
             mean += (away == lowest ? lowest : wide(partials[s].mean_logps, i) + away) *
                     (static_cast<double>(sizes[s]) / static_cast<double>(vocabulary));
-          if (!out.entropies.empty() && away > lowest) entropy += std::exp(away) * (wide(partials[s].entropies, i) - away);
+          if (!out.entropies.empty() && away > lowest)
+            entropy += std::exp(away) * (wide(partials[s].entropies, i) - away);
         }
         if (!out.collisions.empty())
           collision = log_sum([&](std::size_t s) {
@@ -150,10 +155,12 @@ void combine_shards(std::span<row_logps<T> const> partials, std::span<std::size_
 template <Backend B>
 void shard_token_logps_adjoint(B& backend, matrix_view<typename B::storage const> logits, std::size_t first,
                                std::size_t vocabulary, std::span<token_id const> targets,
-                               std::span<typename B::scalar const> log_normalizers, row_slopes<typename B::scalar> slopes,
-                               matrix_view<typename B::storage> dlogits, shard_workspace<typename B::scalar>& workspace) {
+                               std::span<typename B::scalar const> log_normalizers,
+                               row_slopes<typename B::scalar> slopes, matrix_view<typename B::storage> dlogits,
+                               shard_workspace<typename B::scalar>& workspace) {
   using T = typename B::scalar;
-  expects(first + logits.cols <= vocabulary, "shard_token_logps_adjoint: first + cols <= vocabulary", first + logits.cols);
+  expects(first + logits.cols <= vocabulary, "shard_token_logps_adjoint: first + cols <= vocabulary",
+          first + logits.cols);
   expects(targets.size() == logits.rows, "shard_token_logps_adjoint: one target per row", targets.size());
   expects(slopes.logps.size() == logits.rows, "shard_token_logps_adjoint: one slope per row", slopes.logps.size());
   localize_targets(first, logits.cols, targets, workspace);
@@ -175,18 +182,19 @@ void shard_token_logps_adjoint(B& backend, matrix_view<typename B::storage const
     }
     workspace.normalizer_slopes[i] = static_cast<T>(rise);
   }
-  backend.token_logps_adjoint(logits, workspace.targets, log_normalizers,
-                              {workspace.slopes, workspace.means, slopes.entropies, slopes.entropy_slopes,
-                               workspace.normalizer_slopes},
-                              dlogits);
+  backend.token_logps_adjoint(
+      logits, workspace.targets, log_normalizers,
+      {workspace.slopes, workspace.means, slopes.entropies, slopes.entropy_slopes, workspace.normalizer_slopes},
+      dlogits);
 }
 
 /// loss_on_logits of a vocabulary in shards: the loss of a batch, and in dlogits[s] (T, V_s) the gradient in logits[s],
-/// which it may be. Expects as many of one as of the other, batch.total_tokens() rows each. Allocates a few numbers per row.
+/// which it may be. Expects as many of one as of the other, batch.total_tokens() rows each. Allocates a few numbers per
+/// row.
 template <Backend B, class Objective>
 typename B::scalar loss_on_logit_shards(B& backend, Objective&& objective,
-                                        std::span<matrix_view<typename B::storage const> const> logits, sequences_view batch,
-                                        std::span<matrix_view<typename B::storage> const> dlogits,
+                                        std::span<matrix_view<typename B::storage const> const> logits,
+                                        sequences_view batch, std::span<matrix_view<typename B::storage> const> dlogits,
                                         loss_workspace<typename B::scalar>& workspace) {
   using T = typename B::scalar;
   expects(!logits.empty(), "loss_on_logit_shards: at least one shard");
@@ -194,7 +202,8 @@ typename B::scalar loss_on_logit_shards(B& backend, Objective&& objective,
   std::vector<std::size_t> sizes;
   std::size_t vocabulary = 0;
   for (std::size_t s = 0; s < logits.size(); ++s) {
-    expects(logits[s].rows == batch.total_tokens(), "loss_on_logit_shards: logits[s].rows == batch.total_tokens(), s", s);
+    expects(logits[s].rows == batch.total_tokens(), "loss_on_logit_shards: logits[s].rows == batch.total_tokens(), s",
+            s);
     expects(dlogits[s].rows == logits[s].rows && dlogits[s].cols == logits[s].cols,
             "loss_on_logit_shards: dlogits[s] shaped as logits[s], s", s);
     sizes.push_back(logits[s].cols);
@@ -216,8 +225,8 @@ typename B::scalar loss_on_logit_shards(B& backend, Objective&& objective,
   T const loss = ask_for_slopes(objective, batch, workspace);
   first = 0;
   for (std::size_t s = 0; s < logits.size(); first += sizes[s++])
-    shard_token_logps_adjoint(backend, logits[s], first, vocabulary, workspace.targets, workspace.by_row(workspace.log_normalizers),
-                              workspace.backward(), dlogits[s], scratch);
+    shard_token_logps_adjoint(backend, logits[s], first, vocabulary, workspace.targets,
+                              workspace.by_row(workspace.log_normalizers), workspace.backward(), dlogits[s], scratch);
   return loss;
 }
 

@@ -36,12 +36,12 @@
 ///   at::Tensor loss = torch_loss(dpo_on_tokens(reference_sums, {.beta = 0.1}), logits, batch);
 ///   loss.backward();
 ///
-/// Of all of them: tensors are dense, on the CPU, of f32 or f64; logits, hidden states and the head also of bf16 or f16,
-/// from which everything is computed in f32 and to which a gradient is rounded once. torch_loss of tensors without
+/// Of all of them: tensors are dense, on the CPU, of f32 or f64; logits, hidden states and the head also of bf16 or
+/// f16, from which everything is computed in f32 and to which a gradient is rounded once. torch_loss of tensors without
 /// requires_grad, or in a scope without grad mode, costs the forward pass alone. What is refused is refused by
-/// contract_violation, as is what the objective refuses. Gradients flow to the tensors named as such and to nothing else (not to a reference, an advantage, a
-/// margin). A second derivative is an error that says so, not a silent 0. The result is a 0-dimensional tensor of the type
-/// that was computed in.
+/// contract_violation, as is what the objective refuses. Gradients flow to the tensors named as such and to nothing
+/// else (not to a reference, an advantage, a margin). A second derivative is an error that says so, not a silent 0. The
+/// result is a 0-dimensional tensor of the type that was computed in.
 namespace attune {
 
 /// A loss and its gradients, made before autograd was told: what a node of the graph holds.
@@ -52,8 +52,7 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
     std::vector<at::Tensor> gradients;  // one per input and of its shape; undefined where none is needed
   };
 
-  static at::Tensor forward(torch::autograd::AutogradContext* context, at::TensorList inputs,
-                            known const& of) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, at::TensorList inputs, known const& of) {
     expects(inputs.size() == of.gradients.size(), "torch_known_gradients: one gradient per input", of.gradients.size());
     context->save_for_backward(of.gradients);
     return of.loss;
@@ -92,7 +91,8 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
   bool const narrow = inputs[0].element_size() == 2;
   at::Tensor const value = at::scalar_tensor(
       loss, inputs[0].options().dtype(narrow ? at::ScalarType::Float : inputs[0].scalar_type()).requires_grad(false));
-  return torch_known_gradients::apply(at::TensorList(inputs), torch_known_gradients::known{value, std::move(gradients)});
+  return torch_known_gradients::apply(at::TensorList(inputs),
+                                      torch_known_gradients::known{value, std::move(gradients)});
 }
 
 /// Whether a gradient with respect to the tensor will be asked for.
@@ -102,8 +102,8 @@ class torch_known_gradients : public torch::autograd::Function<torch_known_gradi
 
 /// Whether an objective is one of numbers of type T: ppo_on_tokens<float> is of float alone.
 template <class T, class Objective>
-inline constexpr bool torch_objective_takes =
-    TokenObjective<std::remove_reference_t<Objective>, T> || TermedTokenObjective<std::remove_reference_t<Objective>, T>;
+inline constexpr bool torch_objective_takes = TokenObjective<std::remove_reference_t<Objective>, T> ||
+                                              TermedTokenObjective<std::remove_reference_t<Objective>, T>;
 
 /// Room for a gradient: compact, shaped like the tensor, of elements T.
 template <class T>
@@ -222,7 +222,8 @@ template <class Objective>
 
 /// Token log-probabilities of a batch from its logits, (tokens), 0 where the mask is 0: those of a reference, say. No
 /// graph.
-[[nodiscard]] inline at::Tensor torch_logps(at::Tensor const& logits, sequences_view batch, thread_pool* pool = nullptr) {
+[[nodiscard]] inline at::Tensor torch_logps(at::Tensor const& logits, sequences_view batch,
+                                            thread_pool* pool = nullptr) {
   return with_torch_storage(logits, "logits", [&]<class Storage>() {
     using backend_type = eigen_backend<Storage>;
     using T = typename backend_type::scalar;
@@ -231,7 +232,8 @@ template <class Objective>
     at::NoGradGuard const no_graph;
     at::Tensor const logps = at::empty({static_cast<std::int64_t>(batch.total_tokens())},
                                        logits.options().dtype(torch_dtype<T>).requires_grad(false));
-    logps_on_logits(backend, torch_matrix<Storage const>(logits, "logits"), batch, torch_span<T>(logps, "logps"), workspace);
+    logps_on_logits(backend, torch_matrix<Storage const>(logits, "logits"), batch, torch_span<T>(logps, "logps"),
+                    workspace);
     return logps;
   });
 }
@@ -278,7 +280,8 @@ template <class Loss>
 /// bradley_terry_loss of scores (pairs). Margins get no gradient.
 [[nodiscard]] inline at::Tensor torch_bradley_terry_loss(at::Tensor const& chosen, at::Tensor const& rejected,
                                                          bradley_terry_options options = {},
-                                                         std::span<double const> margin = {}, std::size_t total_pairs = 0) {
+                                                         std::span<double const> margin = {},
+                                                         std::size_t total_pairs = 0) {
   return with_torch_scalar(chosen, "chosen", [&]<class T>() {
     pair_scores<T> const in{torch_span<T const>(chosen, "chosen"), torch_span<T const>(rejected, "rejected"), margin};
     at::Tensor const dchosen = torch_gradient_for<T>(chosen), drejected = torch_gradient_for<T>(rejected);
@@ -330,10 +333,10 @@ template <class F>
                                                  value_loss_options options = {}, aggregation_totals totals = {}) {
   if (totals.tokens == 0) totals = aggregation_totals_of(batch);
   return torch_token_value_loss(values, [&]<class T>(std::span<T const> v, std::span<T> slopes) {
-    value_tokens<T> const of{.values = v,
-                             .returns = torch_span<T const>(returns, "returns"),
-                             .old_values = old_values.defined() ? torch_span<T const>(old_values, "old_values")
-                                                                : std::span<T const>()};
+    value_tokens<T> const of{
+        .values = v,
+        .returns = torch_span<T const>(returns, "returns"),
+        .old_values = old_values.defined() ? torch_span<T const>(old_values, "old_values") : std::span<T const>()};
     return value_loss<T>(of, batch, slopes, totals, options);
   });
 }

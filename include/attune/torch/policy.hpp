@@ -75,16 +75,19 @@ template <class NamedParameters>
 /// evaluation mode: a policy is a function of its tokens, which dropout would not be. Copying needs
 /// torch::nn::Cloneable.
 template <class Module>
-  requires std::derived_from<Module, torch::nn::Module>
+requires std::derived_from<Module, torch::nn::Module>
 [[nodiscard]] torch_model torch_model_of(std::shared_ptr<Module> module) {
   expects(module != nullptr, "torch_model_of: a module");
   module->eval();
   torch_model model;
   model.parameters = trainable_parameters(
-      module->named_parameters(), [](auto const& item) { return item.key(); }, [](auto const& item) { return item.value(); });
+      module->named_parameters(), [](auto const& item) { return item.key(); },
+      [](auto const& item) { return item.value(); });
   model.logits = [module](at::Tensor const& ids, at::Tensor const& attention_mask) -> at::Tensor {
-    if constexpr (requires { module->forward(ids, attention_mask); }) return module->forward(ids, attention_mask);
-    else return static_cast<void>(attention_mask), module->forward(ids);
+    if constexpr (requires { module->forward(ids, attention_mask); })
+      return module->forward(ids, attention_mask);
+    else
+      return static_cast<void>(attention_mask), module->forward(ids);
   };
   model.copy = [module] { return torch_model_of(std::dynamic_pointer_cast<Module>(module->clone())); };
   return model;
@@ -101,10 +104,11 @@ template <class Module>
   module.eval();
   torch_model model;
   model.parameters = trainable_parameters(
-      module.named_parameters(), [](auto const& item) { return item.name; }, [](auto const& item) { return item.value; });
+      module.named_parameters(), [](auto const& item) { return item.name; },
+      [](auto const& item) { return item.value; });
   std::size_t const arguments = module.get_method("forward").num_inputs() - 1;  // the module itself is the first
-  expects(arguments == 1 || arguments == 2, "torch_model_of: a scripted forward(ids) or forward(ids, attention_mask); arguments",
-          arguments);
+  expects(arguments == 1 || arguments == 2,
+          "torch_model_of: a scripted forward(ids) or forward(ids, attention_mask); arguments", arguments);
   model.logits = [module, arguments](at::Tensor const& ids, at::Tensor const& attention_mask) mutable {
     std::vector<c10::IValue> inputs{ids};
     if (arguments == 2) inputs.emplace_back(attention_mask);
@@ -157,7 +161,8 @@ class torch_policy {
     for (torch_model::named_tensor const& p : model_.parameters) {
       expects_tensor(p.value, p.name.c_str(), torch_dtype<T>, true);
       if (!p.value.is_leaf() || !p.value.requires_grad())
-        refuse_tensor(p.name.c_str(), "a leaf that requires grad", p.value.is_leaf() ? "one that does not" : "a result");
+        refuse_tensor(p.name.c_str(), "a leaf that requires grad",
+                      p.value.is_leaf() ? "one that does not" : "a result");
       if (!p.value.is_contiguous())
         refuse_tensor(p.name.c_str(), "a contiguous parameter", "strides " + text_of(p.value.strides()));
       held_.push_back({p.value.data_ptr(), at::zeros_like(p.value)});
@@ -263,7 +268,8 @@ class torch_policy {
                                             at::from_blob(attention.data(), shape, at::kLong).clone());
     if (!logits.defined()) refuse_tensor("a model's logits", "a tensor", "an undefined one");
     if (logits.dim() != 3 || logits.size(0) != shape[0] || logits.size(1) != shape[1])
-      refuse_tensor("a model's logits", "the shape (" + std::to_string(count) + ", " + std::to_string(length) + ", vocabulary)",
+      refuse_tensor("a model's logits",
+                    "the shape (" + std::to_string(count) + ", " + std::to_string(length) + ", vocabulary)",
                     text_of(logits.sizes()));
     return logits;
   }
@@ -282,7 +288,8 @@ class torch_policy {
       }
     at::Tensor const logits = forward(ids, attention, last - first, longest).flatten(0, 1);
     if (places.size() == ids.size()) return logits;
-    return logits.index_select(0, at::from_blob(places.data(), {static_cast<std::int64_t>(places.size())}, at::kLong).clone());
+    return logits.index_select(
+        0, at::from_blob(places.data(), {static_cast<std::int64_t>(places.size())}, at::kLong).clone());
   }
 
   void score(work& w, sequences_view s, token_terms terms) const {
