@@ -390,8 +390,8 @@ TEST_CASE_TEMPLATE("loss_on_logits, loss_on_hidden: in sixteen bits they are flo
     return y;
   };
   auto const wide = [](std::vector<S> const& x) { return std::vector<float>(x.begin(), x.end()); };
-  std::vector<double> const reference{-3.0, -4.0, -5.0, -6.0};
-  auto objective = dpo_on_tokens(reference, {.beta = 0.3});
+  std::vector<double> const sums{-3.0, -4.0, -5.0, -6.0};
+  auto objective = dpo_on_tokens(sums, {.beta = 0.3});
   reference_backend<S> stored;
   reference_backend<float> single;
   loss_workspace<float> w;
