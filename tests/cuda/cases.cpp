@@ -19,6 +19,7 @@
 #include <attune/objective/loss_aggregation.hpp>
 #include <attune/objective/pairwise/pair_loss.hpp>
 
+#include "cases.hpp"
 #include "device_array.hpp"
 #include "kernels.hpp"
 #include "support/logit_rows.hpp"
@@ -27,30 +28,6 @@ using namespace attune;
 using kernels::operations;
 
 namespace {
-
-bool no_device() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return false;
-  MESSAGE("skipped: no device");
-  return true;
-}
-
-void check_close(char const* what, std::vector<float> const& seen, std::vector<double> const& expected, double tolerance) {
-  REQUIRE(seen.size() == expected.size());
-  for (std::size_t i = 0; i < seen.size(); ++i) {
-    INFO(what, " ", i, ": ", seen[i], " for ", expected[i]);
-    CHECK(far_apart(static_cast<double>(seen[i]), expected[i]) <= tolerance * (1.0 + std::abs(expected[i])));
-  }
-}
-
-template <class S>
-std::vector<float> widened(std::vector<S> const& values) {
-  return {values.begin(), values.end()};
-}
-
-/// Half a unit in the last place, relative.
-template <class S>
-constexpr double rounding = std::is_same_v<S, float> ? 0x1p-24 : std::is_same_v<S, bf16> ? 0x1p-9 : 0x1p-11;
 
 struct row_results {
   std::vector<double> logps, log_normalizers, mean_logps, entropies, collisions;
@@ -124,7 +101,7 @@ TEST_CASE_TEMPLATE("device: token_logps and its adjoint, over the logits themsel
           if (v >= cols)
             CHECK(at == static_cast<double>(logit_rows<S>::around));
           else
-            CHECK(std::abs(at - gradient[i * cols + v]) <= 2e-6 + 2 * rounding<S> * std::abs(gradient[i * cols + v]));
+            CHECK(std::abs(at - gradient[i * cols + v]) <= 2e-6 + rounding<S> * std::abs(gradient[i * cols + v]));
         }
     }
 }

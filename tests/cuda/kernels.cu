@@ -3,6 +3,7 @@
 
 #include <attune/cuda/backend.cuh>
 #include <attune/cuda/cublas_gemm.cuh>
+#include <attune/cuda/loss_on_logits.cuh>
 #include <attune/cuda/objectives.cuh>
 
 namespace kernels {
@@ -125,6 +126,54 @@ void operations<S>::adamw(adamw_update<float> update, std::span<float> value, st
   cuda_backend<S>{}.adamw(update, value, gradient, first, second, copy, stream);
 }
 
+namespace {
+
+cuda::sft_on_tokens objective_of(sft_question const& q) { return {q.options, q.totals}; }
+template <class O>
+cuda::pairs_on_tokens<O> objective_of(pairs_question<O> const& q) {
+  return {q.ref_logps, q.options, q.totals, q.ratios};
+}
+template <class O>
+cuda::policy_gradient_on_tokens<O> objective_of(policy_question<O> const& q) {
+  return {q.old_logps, q.advantages, q.ref_logps, q.totals, q.aggregation, q.options,
+          reinterpret_cast<cuda::policy_gradient_sums*>(q.statistics), q.kl_loss};
+}
+
+}  // namespace
+
+template <class S>
+std::size_t losses<S>::on_logits_bytes(question const& ask, std::size_t tokens, std::size_t sequences) {
+  return std::visit([&](auto const& q) { return cuda::loss_on_logits_bytes(objective_of(q), tokens, sequences); }, ask);
+}
+
+template <class S>
+void losses<S>::on_logits(question const& ask, matrix_view<S const> logits, sequences_view batch, matrix_view<S> dlogits,
+                          double* loss, std::span<std::byte> workspace, cudaStream_t stream) {
+  std::visit(
+      [&](auto const& q) {
+        cuda::loss_on_logits(cuda_backend<S>{}, objective_of(q), logits, batch, dlogits, loss, workspace, stream);
+      },
+      ask);
+}
+
+template <class S>
+std::size_t losses<S>::logps_bytes(std::size_t tokens) {
+  return cuda::logps_on_logits_bytes(tokens);
+}
+
+template <class S>
+void losses<S>::logps(matrix_view<S const> logits, sequences_view batch, std::span<float> logps, std::span<std::byte> workspace,
+                      cudaStream_t stream) {
+  cuda::logps_on_logits(cuda_backend<S>{}, logits, batch, logps, workspace, stream);
+}
+
+void sequence_sums(std::span<float const> logps, sequences_view batch, std::span<double> sums, cudaStream_t stream) {
+  cuda::sequence_sums(logps, batch, sums, stream);
+}
+
+template struct losses<float>;
+template struct losses<bf16>;
+template struct losses<f16>;
 template struct operations<float>;
 template struct operations<bf16>;
 template struct operations<f16>;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <variant>
 
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
@@ -15,8 +16,12 @@
 #include <attune/device/vocabulary_shards.hpp>
 #include <attune/objective/bradley_terry.hpp>
 #include <attune/objective/gae.hpp>
+#include <attune/objective/gspo.hpp>
 #include <attune/objective/pairwise/dpo.hpp>
+#include <attune/objective/pairwise/pair_loss.hpp>
+#include <attune/objective/pairwise/simpo.hpp>
 #include <attune/objective/ppo.hpp>
+#include <attune/objective/sft.hpp>
 #include <attune/objective/whiten.hpp>
 
 #include "probe.hpp"
@@ -76,5 +81,40 @@ struct operations {
   static void adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient, std::span<float> first,
                     std::span<float> second, std::span<S> copy, cudaStream_t stream);
 };
+
+/// The objectives of cuda/token_objectives.cuh: the same members.
+struct sft_question {
+  sft_options options = {};
+  sft_totals totals = {};
+};
+template <class O>
+struct pairs_question {
+  std::span<double const> ref_logps = {};
+  O options = {};
+  pair_totals totals = {};
+  pair_ratios ratios = {};
+};
+template <class O>
+struct policy_question {
+  std::span<float const> old_logps = {}, advantages = {}, ref_logps = {};
+  aggregation_totals totals = {};
+  loss_aggregation aggregation = O::paper_aggregation;
+  O options = {};
+  double* statistics = nullptr;  ///< cuda::policy_gradient_sums, eight doubles
+  kl_loss_options kl_loss = {};
+};
+using question = std::variant<sft_question, pairs_question<dpo_options>, pairs_question<simpo_options>,
+                              policy_question<ppo_options>, policy_question<gspo_options>>;
+
+template <class S>
+struct losses {
+  static std::size_t on_logits_bytes(question const& ask, std::size_t tokens, std::size_t sequences);
+  static void on_logits(question const& ask, matrix_view<S const> logits, sequences_view batch, matrix_view<S> dlogits,
+                        double* loss, std::span<std::byte> workspace, cudaStream_t stream);
+  static std::size_t logps_bytes(std::size_t tokens);
+  static void logps(matrix_view<S const> logits, sequences_view batch, std::span<float> logps, std::span<std::byte> workspace,
+                    cudaStream_t stream);
+};
+void sequence_sums(std::span<float const> logps, sequences_view batch, std::span<double> sums, cudaStream_t stream);
 
 }  // namespace kernels

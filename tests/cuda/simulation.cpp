@@ -18,13 +18,19 @@
 #include <attune/device/adamw.hpp>
 #include <attune/device/block_sum.hpp>
 #include <attune/device/gae.hpp>
+#include <attune/device/next_targets.hpp>
 #include <attune/device/pair_losses.hpp>
+#include <attune/device/pair_token_losses.hpp>
 #include <attune/device/sample_tokens.hpp>
 #include <attune/device/segments.hpp>
+#include <attune/device/sequence_losses.hpp>
+#include <attune/device/sequence_sums.hpp>
+#include <attune/device/sft_losses.hpp>
 #include <attune/device/squared_norm.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
 #include <attune/device/token_losses.hpp>
+#include <attune/device/token_weights.hpp>
 #include <attune/device/vocabulary_shards.hpp>
 #include <attune/device/whiten.hpp>
 
@@ -73,6 +79,13 @@ void simulate_storage() {
   simulate<device::bradley_terry_losses>(256);
   simulate<device::token_losses<ppo_options>>(256);
   simulate<device::gae>(256);
+  simulate<device::next_targets>(256);
+  simulate<device::token_weights>(256);
+  simulate<device::sequence_sums>(256);
+  simulate<device::sft_losses>(256);
+  simulate<device::pair_token_losses<dpo_options>>(256);
+  simulate<device::pair_token_losses<simpo_options>>(256);
+  simulate<device::sequence_losses<gspo_options>>(256);
   simulate<device::whiten>(1024);
   simulate_storage<float>();
   simulate_storage<bf16>();
@@ -148,6 +161,86 @@ TEST_CASE("stand-in: no rows are no launch; a refused launch throws and leaves n
                        "probe: cudaErrorInvalidConfiguration (9): said by the stand-in runtime", std::runtime_error);
   CHECK(cudaGetLastError() == cudaSuccess);
   CHECK_THROWS_AS(kernels::run_probe({}, std::size_t{1} << 31, stream), contract_violation);
+}
+
+TEST_CASE("stand-in: a loss from logits to their gradient is a few launches on one stream, without a wait or an allocation") {
+  device_stream const stream;
+  device_array<float> const logits(4 * 8, 0.5f), numbers(4, 0.0f);
+  device_array<token_id> const tokens(4, 3);
+  device_array<std::size_t> const offsets(std::vector<std::size_t>{0, 2, 4});
+  device_array<std::uint8_t> const mask(std::vector<std::uint8_t>{0, 1, 0, 1});
+  device_array<double> const loss(1, 0.0), reference(2, -1.0);
+  matrix_view<float> const m{logits.data(), 4, 8, 8};
+  sequences_view const batch{.tokens = tokens.view(), .offsets = offsets.view(), .mask = mask.view()};
+  kernels::policy_question<ppo_options> const ppo{.old_logps = numbers.view(), .advantages = numbers.view(), .totals = {.tokens = 2}};
+  kernels::policy_question<ppo_options> const by_sequence{.old_logps = numbers.view(), .advantages = numbers.view(),
+                                                          .aggregation = loss_aggregation::sequence_mean};
+  kernels::policy_question<gspo_options> const gspo{.old_logps = numbers.view(), .advantages = numbers.view()};
+  struct {
+    kernels::question ask;
+    std::vector<std::string> between;
+  } const each[] = {
+      {kernels::sft_question{.totals = {.tokens = 2}}, {"sft_losses,", "sum_partials,"}},
+      {kernels::sft_question{.options = {.normalization = sft_normalization::sequence}}, {"token_weights,", "sft_losses,", "sum_partials,"}},
+      {kernels::pairs_question<dpo_options>{.ref_logps = reference.view()}, {"pair_token_losses<attune::dpo_options>,", "sum_partials,"}},
+      {ppo, {"token_losses<attune::ppo_options>,", "sum_partials,", "sum_partials,"}},
+      {by_sequence, {"token_weights,", "token_losses<attune::ppo_options>,", "sum_partials,", "sum_partials,"}},
+      {gspo, {"sequence_losses<attune::gspo_options>,", "sum_partials,", "sum_partials,"}}};
+  using f = kernels::losses<float>;
+  for (auto const& one : each) {
+    std::size_t const bytes = f::on_logits_bytes(one.ask, 4, 2);
+    device_array<std::byte> const workspace(bytes, std::byte{0x7f});
+    stand_in::forget();
+    f::on_logits(one.ask, m, batch, m, loss.data(), workspace.span(), stream);
+    CHECK(stand_in::waits() == 0);
+    CHECK(stand_in::allocations() == 0);
+    std::vector<std::string> expected{"next_targets,", "token_logps<float>,"};
+    expected.insert(expected.end(), one.between.begin(), one.between.end());
+    expected.push_back("token_logps_adjoint<float>,");
+    REQUIRE(stand_in::launches().size() == expected.size());
+    for (std::size_t k = 0; k < expected.size(); ++k) {
+      CHECK_MESSAGE(stand_in::launches()[k].kernel.starts_with("void attune::cuda::kernel<attune::device::" + expected[k]),
+                    stand_in::launches()[k].kernel);
+      CHECK(stand_in::launches()[k].stream == static_cast<cudaStream_t>(stream));
+    }
+    CHECK_THROWS_AS(f::on_logits(one.ask, m, batch, m, loss.data(), workspace.span().first(bytes - 16), stream), contract_violation);
+    CHECK_THROWS_AS(f::on_logits(one.ask, m, batch, m, loss.data(), workspace.span().subspan(8), stream), contract_violation);
+  }
+  device_array<std::byte> const workspace(4096, std::byte{});
+  auto const refused = [&](kernels::question const& ask, matrix_view<float> from, sequences_view of, matrix_view<float> to,
+                           double* where) {
+    stand_in::forget();
+    CHECK_THROWS_AS(f::on_logits(ask, from, of, to, where, workspace.span(), stream), contract_violation);
+  };
+  kernels::sft_question const sft{.totals = {.tokens = 2}};
+  matrix_view<float> const three{logits.data(), 3, 8, 8}, narrow{logits.data(), 4, 7, 8};
+  refused(sft, three, batch, three, loss.data());
+  refused(sft, m, batch, three, loss.data());
+  refused(sft, m, batch, narrow, loss.data());
+  refused(sft, m, batch, m, nullptr);
+  refused(sft, m, {.tokens = tokens.view(), .offsets = offsets.view(), .mask = mask.view().first(3)}, m, loss.data());
+  refused(kernels::sft_question{}, m, batch, m, loss.data());  // how many tokens the step has
+  refused(kernels::sft_question{.options = {.normalization = sft_normalization::sequence}, .totals = {.sequences = 1}}, m, batch, m,
+          loss.data());
+  refused(kernels::sft_question{.options = {.label_smoothing = 2.0}, .totals = {.tokens = 2}}, m, batch, m, loss.data());
+  refused(kernels::pairs_question<dpo_options>{}, m, batch, m, loss.data());
+  refused(kernels::pairs_question<dpo_options>{.ref_logps = reference.view(), .options = {.beta = 0.0}}, m, batch, m, loss.data());
+  device_array<std::size_t> const one_sequence(std::vector<std::size_t>{0, 4});
+  refused(kernels::pairs_question<simpo_options>{}, m, {.tokens = tokens.view(), .offsets = one_sequence.view(), .mask = mask.view()}, m,
+          loss.data());
+  refused(kernels::policy_question<ppo_options>{.old_logps = numbers.view(), .advantages = numbers.view()}, m, batch, m, loss.data());
+  refused(kernels::policy_question<ppo_options>{.old_logps = numbers.view(), .totals = {.tokens = 2}}, m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.advantages = numbers.view()}, m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(), .kl_loss = {.kl_loss_coef = 0.1}},
+          m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(),
+                                                 .aggregation = loss_aggregation::constant}, m, batch, m, loss.data());
+  CHECK_THROWS_AS(f::logps(three, batch, numbers.span(), workspace.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::logps(m, batch, numbers.span().first(3), workspace.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::logps(m, batch, numbers.span(), workspace.span().first(16), stream), contract_violation);
+  device_array<double> const sums(2, 0.0);
+  CHECK_THROWS_AS(kernels::sequence_sums(numbers.view().first(3), batch, sums.span(), stream), contract_violation);
+  CHECK_THROWS_AS(kernels::sequence_sums(numbers.view(), batch, sums.span().first(1), stream), contract_violation);
 }
 
 TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
