@@ -93,13 +93,15 @@ void simulate_storage() {
   return true;
 }();
 
-void say_traffic(std::string const& kernel, std::string const& shape, engine::report const& r, std::size_t minimum) {
-  std::size_t const bytes = r.loads.bytes + r.stores.bytes;
-  std::size_t const packs = 16 * (r.loads.accesses[16] + r.stores.accesses[16]);
-  say_cuda_evidence("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes_loaded\": " + std::to_string(r.loads.bytes) +
-      ", \"bytes_stored\": " + std::to_string(r.stores.bytes) + ", \"bytes_in_16_byte_accesses\": " + std::to_string(packs) +
-      ", \"least_bytes\": " + std::to_string(minimum) + ", \"times_least\": " +
-      std::to_string(static_cast<double>(bytes) / static_cast<double>(minimum)) + "}");
+/// What is there once for each row, every thread of its block asks for, which on a device is one access a warp: it is told
+/// apart from the matrices, whose bytes are to be the fewest that can be.
+void say_traffic(std::string const& kernel, std::string const& shape, engine::report const& r, std::size_t least) {
+  std::size_t const matrices = 16 * (r.loads.accesses[16] + r.stores.accesses[16]);
+  CHECK(matrices == least);
+  say_cuda_evidence("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes\": " + std::to_string(matrices) +
+                    ", \"least_bytes\": " + std::to_string(least) + ", \"times_least\": " +
+                    std::to_string(static_cast<double>(matrices) / static_cast<double>(least)) +
+                    ", \"bytes_of_row_numbers\": " + std::to_string(r.loads.bytes + r.stores.bytes - matrices) + "}");
 }
 
 }  // namespace

@@ -73,13 +73,13 @@ TEST_CASE("pair_token_losses: a response without a token makes the loss NaN") {
   std::vector<float> const logps(batch.tokens.size(), -1.0f);
   std::vector<float> slopes(logps.size());
   double loss = 0.0;
-  engine::run({.threads = 32}, device::pair_token_losses<simpo_options>{.options = {},
-                                                                        .total = 4.0,
-                                                                        .logps = logps.data(),
-                                                                        .mask = batch.mask.data(),
-                                                                        .offsets = batch.offsets.data(),
-                                                                        .pairs = pairs,
-                                                                        .slopes = slopes.data(),
-                                                                        .partials = &loss});
+  engine::run({.threads = 32}, device::pair_token_losses<dpo_options>{.options = {},
+                                                                      .total = 4.0,
+                                                                      .logps = logps.data(),
+                                                                      .mask = batch.mask.data(),
+                                                                      .offsets = batch.offsets.data(),
+                                                                      .pairs = pairs,
+                                                                      .slopes = slopes.data(),
+                                                                      .partials = &loss});
   CHECK(std::isnan(loss));
 }
