@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <vector>
 
-#include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
@@ -186,8 +186,8 @@ TEST_CASE_TEMPLATE("device: tokens are drawn, one a row, or the largest taken", 
 TEST_CASE_TEMPLATE("device: the linear head in chunks, and its adjoint", S, float, bf16, f16) {
   if (no_device()) return;
   device_stream const stream;
-  cublasHandle_t cublas = nullptr;
-  REQUIRE(cublasCreate_v2(&cublas) == CUBLAS_STATUS_SUCCESS);
+  cublasLtHandle_t cublas = nullptr;
+  REQUIRE(cublasLtCreate(&cublas) == CUBLAS_STATUS_SUCCESS);
   constexpr std::size_t n = 7, v = 43, d = 6, chunk = 3;
   logit_rows<S> const hidden(n, d, 0, 0, 3, 1.0), head(v, d, 0, 0, 4, 1.0);
   std::vector<token_id> ids{0, 42, 7, no_target, 19, 1, 30};
@@ -220,7 +220,7 @@ TEST_CASE_TEMPLATE("device: the linear head in chunks, and its adjoint", S, floa
                                     as_matrix(dh.data(), n, d), as_matrix(dw.data(), v, d), scratch);
   check_close("dhidden", widened(dhidden.values()), dh, 4 * tolerance);
   check_close("dhead", dhead.values(), dw, 4 * tolerance);
-  CHECK(cublasDestroy_v2(cublas) == CUBLAS_STATUS_SUCCESS);
+  CHECK(cublasLtDestroy(cublas) == CUBLAS_STATUS_SUCCESS);
 }
 
 TEST_CASE("device: sums over segments, empty ones too, and their broadcast") {

@@ -2,13 +2,13 @@
 #include "kernels.hpp"
 
 #include <attune/cuda/backend.cuh>
-#include <attune/cuda/cublas_gemm.cuh>
+#include <attune/cuda/cublaslt_gemm.cuh>
 #include <attune/cuda/objectives.cuh>
 
 namespace kernels {
 
 using cuda::cuda_backend;
-using cuda::cublas_gemm;
+using cuda::cublaslt_gemm;
 
 void run_probe(probe const& body, std::size_t blocks, cudaStream_t stream) {
   cuda::launch<probe::width>("probe", body, blocks, stream);
@@ -96,17 +96,17 @@ std::size_t operations<S>::linear_workspace(std::size_t chunk, std::size_t rows,
 template <class S>
 void operations<S>::linear_token_logps(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
                         std::span<token_id const> targets, row_logps<float> out, std::span<S> workspace,
-                        cublasHandle_t cublas, cudaStream_t stream) {
-  cuda_backend<S>(chunk).linear_token_logps(hidden, head, targets, out, workspace, cublas_gemm(cublas), stream);
+                        cublasLtHandle_t cublas, cudaStream_t stream) {
+  cuda_backend<S>(chunk).linear_token_logps(hidden, head, targets, out, workspace, cublaslt_gemm(cublas), stream);
 }
 
 template <class S>
 void operations<S>::linear_token_logps_adjoint(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
                                 std::span<token_id const> targets, std::span<float const> log_normalizers,
                                 row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
-                                std::span<S> workspace, cublasHandle_t cublas, cudaStream_t stream) {
+                                std::span<S> workspace, cublasLtHandle_t cublas, cudaStream_t stream) {
   cuda_backend<S>(chunk).linear_token_logps_adjoint(hidden, head, targets, log_normalizers, slopes, dhidden, dhead, workspace,
-                                                    cublas_gemm(cublas), stream);
+                                                    cublaslt_gemm(cublas), stream);
 }
 
 template <class S>

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <attune/concepts/backend.hpp>
@@ -66,11 +66,11 @@ struct operations {
   static std::size_t linear_workspace(std::size_t chunk, std::size_t rows, std::size_t vocabulary, std::size_t width);
   static void linear_token_logps(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
                                  std::span<token_id const> targets, row_logps<float> out, std::span<S> workspace,
-                                 cublasHandle_t cublas, cudaStream_t stream);
+                                 cublasLtHandle_t cublas, cudaStream_t stream);
   static void linear_token_logps_adjoint(std::size_t chunk, matrix_view<S const> hidden, matrix_view<S const> head,
                                          std::span<token_id const> targets, std::span<float const> log_normalizers,
                                          row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
-                                         std::span<S> workspace, cublasHandle_t cublas, cudaStream_t stream);
+                                         std::span<S> workspace, cublasLtHandle_t cublas, cudaStream_t stream);
   static std::size_t squared_norm_workspace(std::size_t count);
   static void squared_norm(std::span<S const> values, double* out, std::span<double> workspace, cudaStream_t stream);
   static void adamw(adamw_update<float> update, std::span<float> value, std::span<S const> gradient, std::span<float> first,

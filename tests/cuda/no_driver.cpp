@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// NVIDIA's own runtime and cuBLAS, where there is no driver: what they refuse arrives as an exception that says so. Exits
+// NVIDIA's own runtime and cuBLASLt, where there is no driver: what they refuse arrives as an exception that says so. Exits
 // with 77 where there is a driver, since then there is nothing to refuse.
 #include <cstdio>
 #include <cstring>
