@@ -15,7 +15,7 @@ namespace attune::cuda {
 enum class logit_gradients {
   split,    ///< as a sum of two of S, to 16 places (bf16) or 22 (f16), for two products more
   rounded,  ///< each element rounded to S once, as a framework's gradients of such logits are; in bf16, whose rounding is
-            ///< 2^-9, not within what the concept's laws grant dhidden and dhead
+            ///< 2^-8, not within what the concept's laws grant dhidden and dhead
 };
 
 /// Where a chunk's matrices lie in a workspace that begins at a multiple of 16 bytes. Their rows do too, whatever the
