@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
@@ -143,6 +144,50 @@ TEST_CASE_TEMPLATE("device: loss_on_logits: PPO and GSPO, with a KL and every ag
       .old_logps = with.old_logps.wide, .advantages = with.advantages.wide, .options = wide};
   with.check("gspo", objective,
              kernels::policy_question<gspo_options>{.old_logps = old.view(), .advantages = advantages.view(), .options = wide});
+}
+
+TEST_CASE_TEMPLATE("device: loss_on_hidden: what the host makes of hidden states and a head, in chunks", S, float, bf16, f16) {
+  if (no_device()) return;
+  setting<S> with(0.3);
+  constexpr std::size_t width = 7, chunk = 50;
+  std::size_t const n = with.tokens;
+  logit_rows<S> hidden(n, width, 0, 0, 8, 1.0), head(vocabulary, width, 0, 0, 9, 1.0);
+  auto const memory_of = [](logit_rows<S>& of) { return std::vector<S>(of.data(), of.data() + of.rows * of.cols); };
+  device_array<S> const on_hidden(memory_of(hidden)), on_head(memory_of(head)), dhidden(n * width, S(9.0f));
+  reference_backend<double> backend;
+  loss_workspace<double> of_host;
+  logps_on_hidden(backend, hidden.wide_view(), head.wide_view(), with.host, std::span<double>(with.logps), of_host);
+  for (std::size_t t = 0; t < n; ++t) {
+    with.old_logps.narrow[t] = static_cast<float>(with.logps[t] + 0.3 * std::sin(static_cast<double>(t)));
+    with.old_logps.wide[t] = static_cast<double>(with.old_logps.narrow[t]);
+  }
+  device_array<float> const dhead(vocabulary * width, 0.5f), old(with.old_logps.narrow), advantages(with.advantages.narrow);
+  device_array<double> const reference(with.ref_sums), loss(1, -1.0);
+  cublasLtHandle_t cublas = nullptr;
+  REQUIRE(cublasLtCreate(&cublas) == CUBLAS_STATUS_SUCCESS);
+  std::vector<double> dh(n * width), dw(vocabulary * width), added(vocabulary * width, 0.5);
+  auto const check = [&](char const* name, auto objective, kernels::question const& ask) {
+    INFO(std::string(name), ", bytes ", sizeof(S));
+    std::fill(dw.begin(), dw.end(), 0.0);
+    double const expected = loss_on_hidden(backend, objective, hidden.wide_view(), head.wide_view(), with.host,
+                                           as_matrix(dh.data(), n, width), as_matrix(dw.data(), vocabulary, width), of_host);
+    device_array<std::byte> const workspace(losses<S>::on_hidden_bytes(chunk, ask, n, 8, vocabulary, width), std::byte{0xff});
+    losses<S>::on_hidden(chunk, ask, {on_hidden.data(), n, width, width}, {on_head.data(), vocabulary, width, width}, with.on_device,
+                         {dhidden.data(), n, width, width}, {dhead.data(), vocabulary, width, width}, loss.data(), workspace.span(),
+                         cublas, with.stream);
+    CHECK(std::abs(loss.values()[0] - expected) <= 1e-6 * (1.0 + std::abs(expected)));
+    for (std::size_t i = 0; i < dw.size(); ++i) added[i] += dw[i];
+    check_close("dhidden", widened(dhidden.values()), dh, 1e-6 + rounding<S>);
+    check_close("dhead", dhead.values(), added, sizeof(S) == 4 ? 2e-6 : 2e-5);
+  };
+  check("sft", sft_on_tokens{{.label_smoothing = 0.1}, {.tokens = 300, .sequences = 8}},
+        kernels::sft_question{{.label_smoothing = 0.1}, {.tokens = 300, .sequences = 8}});
+  check("dpo", dpo_on_tokens(with.ref_sums, {.beta = 0.1}), kernels::pairs_question<dpo_options>{reference.view(), {.beta = 0.1}});
+  aggregation_totals const totals{.tokens = 300};
+  check("ppo", policy_gradient_on_tokens<double, ppo_options>{.old_logps = with.old_logps.wide, .advantages = with.advantages.wide,
+                                                              .totals = totals},
+        kernels::policy_question<ppo_options>{.old_logps = old.view(), .advantages = advantages.view(), .totals = totals});
+  CHECK(cublasLtDestroy(cublas) == CUBLAS_STATUS_SUCCESS);
 }
 
 TEST_CASE_TEMPLATE("device: logps_on_logits and their sums: a reference that never leaves the device", S, float, bf16, f16) {

@@ -18,6 +18,7 @@
 #include <attune/device/adamw.hpp>
 #include <attune/device/block_sum.hpp>
 #include <attune/device/gae.hpp>
+#include <attune/device/kept_rows.hpp>
 #include <attune/device/next_targets.hpp>
 #include <attune/device/pair_losses.hpp>
 #include <attune/device/pair_token_losses.hpp>
@@ -27,6 +28,8 @@
 #include <attune/device/sequence_sums.hpp>
 #include <attune/device/sft_losses.hpp>
 #include <attune/device/squared_norm.hpp>
+#include <attune/device/token_kl.hpp>
+#include <attune/device/token_kl_adjoint.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
 #include <attune/device/token_losses.hpp>
@@ -35,6 +38,7 @@
 #include <attune/device/whiten.hpp>
 
 #include "device_array.hpp"
+#include "executed_on.hpp"
 #include "kernels.hpp"
 #include "probe.hpp"
 #include "stand_in.hpp"
@@ -44,6 +48,8 @@
 
 using namespace attune;
 using kernels::operations;
+
+char const* const executed_on = "simulation";
 
 namespace {
 
@@ -63,6 +69,10 @@ template <class S>
 void simulate_storage() {
   simulate<device::token_logps<S>>(256);
   simulate<device::token_logps_adjoint<S>>(256);
+  simulate<device::token_logps_adjoint<float, S>>(256);
+  simulate<device::kept_rows<S>>(256);
+  simulate<device::token_kl<S>>(256);
+  simulate<device::token_kl_adjoint<S>>(256);
   simulate<device::summarize_shard<S>>(256);
   simulate<device::sample_tokens<S>>(256);
   simulate<device::squared_norm<S>>(256);
@@ -126,30 +136,37 @@ TEST_CASE("stand-in: what an operation launches, on the stream it was given; it 
   CHECK(first.shared_bytes == 0);
   CHECK(first.stream == static_cast<cudaStream_t>(other));
   auto const& second = stand_in::launches()[1];
-  CHECK(second.kernel.starts_with("void attune::cuda::kernel<attune::device::token_logps_adjoint<attune::bf16>, 256u>("));
+  CHECK(second.kernel.starts_with("void attune::cuda::kernel<attune::device::token_logps_adjoint<attune::bf16, attune::bf16>, 256u>("));
   CHECK(second.stream == static_cast<cudaStream_t>(one));
 }
 
-TEST_CASE("stand-in: the linear head is two products and a kernel a chunk, and cuBLAS gets its stream once") {
+TEST_CASE_TEMPLATE("stand-in: the linear head is products and kernels a chunk, on the stream it was given", S, float, bf16) {
   device_stream const stream;
-  cublasHandle_t cublas = nullptr;
-  REQUIRE(cublasCreate_v2(&cublas) == CUBLAS_STATUS_SUCCESS);
-  device_array<float> const hidden(5 * 4, 0.5f), head(8 * 4, 0.25f), workspace(2 * 8, 0.0f), row(5, 0.0f), other(5, 0.0f),
-      dhidden(5 * 4, 0.0f), dhead(8 * 4, 0.0f);
+  kernels::products by;
+  REQUIRE(cublasLtCreate(&by.handle) == CUBLAS_STATUS_SUCCESS);
+  device_array<S> const hidden(5 * 4, S(0.5f)), head(8 * 4, S(0.25f)), dhidden(5 * 4, S(0.0f));
+  device_array<float> const row(5, 0.0f), other(5, 0.0f), dhead(8 * 4, 0.0f);
   device_array<token_id> const targets(5, 3);
-  matrix_view<float> const h{hidden.data(), 5, 4, 4}, w{head.data(), 8, 4, 4};
-  stand_in::forget();
-  operations<float>::linear_token_logps(2, h, w, targets.view(), {row.span(), other.span()}, workspace.span(), cublas, stream);
-  operations<float>::linear_token_logps_adjoint(2, h, w, targets.view(), other.view(), {row.view()}, {dhidden.data(), 5, 4, 4},
-                                                {dhead.data(), 8, 4, 4}, workspace.span(), cublas, stream);
-  CHECK(stand_in::launches().size() == 3 * 2 + 3 * 4);
-  CHECK(stand_in::stream_changes() == 1);
-  CHECK(stand_in::waits() == 0);
-  CHECK(stand_in::allocations() == 0);
-  for (auto const& l : stand_in::launches()) CHECK(l.stream == static_cast<cudaStream_t>(stream));
-  CHECK_THROWS_WITH_AS(operations<float>::linear_token_logps(2, h, w, targets.view(), {row.span(), other.span()},
-                                                             workspace.span(), nullptr, stream),
-                       "cublasGemmEx: CUBLAS_STATUS_OF_THE_STAND_IN (1): said by the stand-in cuBLAS", std::runtime_error);
+  matrix_view<S> const h{hidden.data(), 5, 4, 4}, w{head.data(), 8, 4, 4};
+  for (auto const gradients : {cuda::logit_gradients::split, cuda::logit_gradients::rounded}) {
+    bool const halves = sizeof(S) == 2 && gradients == cuda::logit_gradients::split;
+    kernels::chunks const of{2, gradients};
+    std::size_t const bytes = operations<S>::workspace_bytes(of, 5, 8, 4);
+    CHECK(bytes == 2u * (8 * 4 + (sizeof(S) == 4 ? 0 : halves ? 32 : 16) + 16));
+    device_array<std::byte> const workspace(bytes, std::byte{255});
+    stand_in::forget();
+    operations<S>::linear_token_logps(of, h, w, targets.view(), {row.span(), other.span()}, workspace.span(), by, stream);
+    operations<S>::linear_token_logps_adjoint(of, h, w, targets.view(), other.view(), {row.view()}, {dhidden.data(), 5, 4, 4},
+                                              {dhead.data(), 8, 4, 4}, workspace.span(), by, stream);
+    CHECK(stand_in::launches().size() == 3u * 2 + 3 * (halves ? 7 : 5));
+    CHECK(stand_in::waits() == 0);
+    CHECK(stand_in::allocations() == 0);
+    for (auto const& l : stand_in::launches()) CHECK(l.stream == static_cast<cudaStream_t>(stream));
+    CHECK_THROWS_WITH_AS(operations<S>::linear_token_logps(of, h, w, targets.view(), {row.span(), other.span()},
+                                                           workspace.span(), {}, stream),
+                         "cublasLtMatmulAlgoGetHeuristic: CUBLAS_STATUS_OF_THE_STAND_IN (1): said by the stand-in cuBLASLt",
+                         std::runtime_error);
+  }
 }
 
 TEST_CASE("stand-in: no rows are no launch; a refused launch throws and leaves no error behind") {
@@ -198,7 +215,7 @@ TEST_CASE("stand-in: a loss from logits to their gradient is a few launches on o
     CHECK(stand_in::allocations() == 0);
     std::vector<std::string> expected{"next_targets,", "token_logps<float>,"};
     expected.insert(expected.end(), one.between.begin(), one.between.end());
-    expected.push_back("token_logps_adjoint<float>,");
+    expected.push_back("token_logps_adjoint<float, float>,");
     REQUIRE(stand_in::launches().size() == expected.size());
     for (std::size_t k = 0; k < expected.size(); ++k) {
       CHECK_MESSAGE(stand_in::launches()[k].kernel.starts_with("void attune::cuda::kernel<attune::device::" + expected[k]),
@@ -247,7 +264,8 @@ TEST_CASE("stand-in: a loss from logits to their gradient is a few launches on o
 
 TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   device_stream const stream;
-  device_array<float> const logits(12, 0.0f), rows(3, 0.0f), workspace(64, 0.0f);
+  device_array<float> const logits(12, 0.0f), rows(3, 0.0f);
+  device_array<std::byte> const workspace(256, std::byte{});
   device_array<token_id> const targets(3, 0);
   matrix_view<float> const m{logits.data(), 3, 4, 4};
   auto const three = rows.span();
@@ -271,12 +289,17 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, {}, {}, {}, three.first(1)}, m, stream), contract_violation);
   CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three}, {logits.data(), 2, 4, 4}, stream), contract_violation);
   matrix_view<float> const narrow{logits.data(), 2, 3, 3};
-  CHECK_THROWS_AS(f::linear_token_logps(2, m, narrow, ids, {three, three}, workspace.span(), nullptr, stream), contract_violation);
-  CHECK_THROWS_AS(f::linear_token_logps(2, m, m, ids, {three, three}, workspace.span().first(7), nullptr, stream),
+  auto const room = workspace.span();
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, narrow, ids, {three, three}, room, {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room.first(63), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room.subspan(4), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room, {nullptr, room.data() + 16, 64}, stream),
                   contract_violation);
-  CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, narrow, m, workspace.span(), nullptr, stream),
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room, {nullptr, nullptr, 64}, stream),
                   contract_violation);
-  CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, m, narrow, workspace.span(), nullptr, stream),
+  CHECK_THROWS_AS(f::linear_token_logps_adjoint({2}, m, m, ids, three, {three}, narrow, m, room, {}, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps_adjoint({2}, m, m, ids, three, {three}, m, narrow, room, {}, stream),
                   contract_violation);
   device_array<std::size_t> const offsets(3, 0);
   device_array<double> const partials(2, 0.0);
@@ -335,7 +358,7 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(kernels::gae({three, three}, mask, offsets.view(), {three, three}, {.gamma = 2.0}, stream), contract_violation);
   CHECK_THROWS_AS(kernels::whiten(three, mask.first(2), three, {}, stream), contract_violation);
   CHECK_THROWS_AS(kernels::whiten(three, mask, three.first(2), {}, stream), contract_violation);
-  CHECK_THROWS_AS(f::linear_workspace(0, 1, 1, 1), contract_violation);
+  CHECK_THROWS_AS(f::workspace_bytes({0}, 1, 1, 1), contract_violation);
   CHECK(stand_in::launches().empty());
 }
 
