@@ -85,7 +85,8 @@ class backend_law_check {
 
   struct rows_out {
     std::vector<T> logps, log_normalizers, mean_logps, entropies;
-    explicit rows_out(std::size_t n) : logps(n, T(9)), log_normalizers(n, T(9)), mean_logps(n, T(9)), entropies(n, T(9)) {}
+    explicit rows_out(std::size_t n)
+        : logps(n, T(9)), log_normalizers(n, T(9)), mean_logps(n, T(9)), entropies(n, T(9)) {}
     row_logps<T> spans() { return {logps, log_normalizers, mean_logps, entropies}; }
   };
 
@@ -150,10 +151,12 @@ class backend_law_check {
         book_.compare(adjoint_law, where, d, expected, bound * steepness + rounding(expected));
         bool const absent = std::isinf(c.logits[i * c.stride + v]);
         long double const without_mean = absent ? expected : expected - share + c.mean_slopes[i] * p;
-        book_.compare(adjoint_law, where, plain[i * c.stride + v], without_mean, bound * steepness + rounding(without_mean));
+        book_.compare(adjoint_law, where, plain[i * c.stride + v], without_mean,
+                      bound * steepness + rounding(without_mean));
       }
       for (std::size_t k = c.vocabulary; k < c.stride; ++k)
-        book_.require("row stride", where, static_cast<T>(gradient[i * c.stride + k]) == static_cast<T>(backend_law_case<S>::gap));
+        book_.require("row stride", where,
+                      static_cast<T>(gradient[i * c.stride + k]) == static_cast<T>(backend_law_case<S>::gap));
     }
   }
 
@@ -176,7 +179,8 @@ class backend_law_check {
     backend_.token_logps(c.view(), c.targets, out.spans());
     std::vector<T> const normalizers = rounded(c.log_normalizers), entropies = rounded(c.entropies);
     std::vector<S> gradient(c.rows * c.stride);
-    backend_.token_logps_adjoint(c.view(), c.targets, normalizers, {c.slopes, c.mean_slopes, entropies, c.entropy_slopes},
+    backend_.token_logps_adjoint(c.view(), c.targets, normalizers,
+                                 {c.slopes, c.mean_slopes, entropies, c.entropy_slopes},
                                  {gradient.data(), c.rows, c.vocabulary, c.stride});
     for (std::size_t i = 0; i < c.rows; ++i) {
       std::vector<S> moved(c.vocabulary + 1), alone(c.vocabulary + 1);
