@@ -405,6 +405,9 @@ TEST_CASE("eigen: the workspace is bounded by the chunk, whatever the number of 
   CHECK(backend.linear_workspace(1000000, 1000, 64) == backend.linear_workspace(256, 1000, 64));
   CHECK(backend.linear_workspace(1, 1000, 64) == 8 * (1000 + 2 * 64));
   CHECK(eigen_backend<float>(nullptr, 32).linear_workspace(1000, 1000, 64) == 32 * (1000 + 2 * 64));
+  thread_pool pool(3);  // each of which widens blocks of the head
+  CHECK(eigen_backend<bf16>(&pool).linear_workspace(1, 1000, 64) ==
+        8 * (1000 + 2 * 64) + 3 * eigen_head<bf16>::elements_per_thread(1000, 64));
 }
 
 TEST_CASE("eigen: sizes that disagree, targets outside the vocabulary and chunks out of range are refused") {

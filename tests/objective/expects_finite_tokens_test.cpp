@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -53,4 +54,12 @@ TEST_CASE("expects_finite_tokens: what the mask leaves out may hold anything") {
 TEST_CASE("expects_finite_tokens: one value per token") {
   CHECK(message_of<double>({1, 1, 1, 1}) == "expected place: field.size() == batch.total_tokens(), got 4");
   CHECK(message_of<double>({}) == "expected place: field.size() == batch.total_tokens(), got 0");
+}
+
+TEST_CASE("expects_one_per_token: asks for the number of values alone") {
+  std::vector<double> values(5, std::numeric_limits<double>::quiet_NaN());
+  CHECK_NOTHROW(expects_one_per_token(std::span(values), batch, "place: field"));
+  values.push_back(1.0);
+  CHECK_THROWS_WITH_AS(expects_one_per_token(std::span(values), batch, "place: field"),
+                       "expected place: field.size() == batch.total_tokens(), got 6", contract_violation);
 }

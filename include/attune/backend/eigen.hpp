@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <concepts>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -13,6 +12,7 @@
 
 #include <attune/backend/backend_contract.hpp>
 #include <attune/backend/eigen_gemm.hpp>
+#include <attune/backend/eigen_head.hpp>
 #include <attune/backend/host_operations.hpp>
 #include <attune/concepts/backend.hpp>
 #include <attune/core/adamw_update.hpp>
@@ -113,8 +113,7 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
       tasks((dlogits.rows + token_block - 1) / token_block, [&](std::size_t task, std::size_t thread) {
         std::size_t const first = task * token_block;
         std::size_t const rows = (std::min)(token_block, dlogits.rows - first);
-        multiply_by_head(dlogits.middle_rows(first, rows), head, chunk.dhidden.middle_rows(first, rows),
-                         chunk.widened[thread]);
+        chunk.head.multiply(dlogits.middle_rows(first, rows), chunk.dhidden.middle_rows(first, rows), thread);
         for (std::size_t r = first; r < (std::min)(first + rows, chunk.count); ++r)
           convert(chunk.dhidden.row(r), dhidden.cols, dhidden.row(chunk.source[r]));
       });
@@ -127,7 +126,7 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
 
   std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t width) const noexcept {
     std::size_t const gathered = padded((std::min)(rows, chunk_), vocabulary, width) * (vocabulary + 2 * width);
-    return gathered + threads() * widened_rows(vocabulary) * width;
+    return gathered + threads() * eigen_head<S>::elements_per_thread(vocabulary, width);
   }
 
   void token_kl(matrix_view<S const> logits, matrix_view<S const> ref_logits, std::span<token_id const> targets,
@@ -190,16 +189,8 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
   }
 
  private:
-  static constexpr std::size_t block_width = 16;        // of elementwise work: a multiple of every register
-  static constexpr std::size_t vocabulary_block = 192;  // a task of a product; a multiple of Eigen's register blocks
+  static constexpr std::size_t block_width = 16;  // of elementwise work: a multiple of every register
   static constexpr std::size_t token_block = 128;
-
-  /// Each thread's rows of the head in T; of no size where the head is in T already.
-  struct scratch {
-    T* data;
-    std::size_t elements;
-    T* operator[](std::size_t thread) const noexcept { return data + thread * elements; }
-  };
 
   /// Rows that have a target, gathered; `count` of them real, the rest zero.
   struct chunk_of_rows {
@@ -208,45 +199,10 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
     matrix_view<T> hidden;   // (padded, D)
     matrix_view<T> logits;   // (padded, V)
     matrix_view<T> dhidden;  // (padded, D), not yet written
-    scratch widened;         // where each thread may widen a block of the head
+    eigen_head<S> head;
   };
 
-  static constexpr bool widens = !std::same_as<S, T>;
-
   std::size_t threads() const noexcept { return pool_ != nullptr ? pool_->threads() : 1; }
-
-  /// Of the largest vocabulary block.
-  static std::size_t widened_rows(std::size_t vocabulary) noexcept {
-    return widens ? (std::min)(vocabulary, 2 * vocabulary_block) : 0;
-  }
-
-  template <class From, class To>
-  static void convert(From const* from, std::size_t count, To* to) noexcept {
-    if constexpr (std::same_as<From, To>)
-      std::copy_n(from, count, to);
-    else
-      for (std::size_t i = 0; i < count; ++i) to[i] = To(from[i]);
-  }
-
-  /// Rows of the head in T, widened into `room` if need be.
-  static matrix_view<T const> head_rows(matrix_view<S const> head, std::size_t first, std::size_t count, T* room) noexcept {
-    if constexpr (widens) {
-      for (std::size_t r = 0; r < count; ++r) convert(head.row(first + r), head.cols, room + r * head.cols);
-      return as_matrix<T const>(room, count, head.cols);
-    } else {
-      return head.middle_rows(first, count);
-    }
-  }
-
-  /// to = dlogits head, block by block of the head where that has to be widened.
-  static void multiply_by_head(matrix_view<T const> dlogits, matrix_view<S const> head, matrix_view<T> to, T* room) {
-    std::size_t const block = widens ? vocabulary_block : head.rows;
-    for (std::size_t first = 0; first < head.rows; first += block) {
-      std::size_t const count = (std::min)(block, head.rows - first);
-      gemm_nn<T>({dlogits.data + first, dlogits.rows, count, dlogits.row_stride}, head_rows(head, first, count, room), to,
-                 first == 0 ? product::overwrite : product::add);
-    }
-  }
 
   /// Eigen computes a row of a product the same way wherever it stands if the number of rows is a multiple of its
   /// register block, 4 or 8, and if the product is not so small that another algorithm is taken.
@@ -273,13 +229,13 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
     });
   }
 
-  /// Blocks of vocabulary_block entries; the last takes what is left over, so that none is smaller.
+  /// Blocks of the head's rows; the last takes what is left over, so that none is smaller.
   template <class F>
   void each_vocabulary_block(std::size_t vocabulary, F const& f) const {
-    std::size_t const blocks = (std::max<std::size_t>)(1, vocabulary / vocabulary_block);
+    std::size_t const size = eigen_head<S>::block, blocks = (std::max<std::size_t>)(1, vocabulary / size);
     tasks(blocks, [&](std::size_t block, std::size_t thread) {
-      std::size_t const first = block * vocabulary_block;
-      f(first, block + 1 == blocks ? vocabulary - first : vocabulary_block, thread);
+      std::size_t const first = block * size;
+      f(first, block + 1 == blocks ? vocabulary - first : size, thread);
     });
   }
 
@@ -308,9 +264,12 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
       T* const gathered = workspace.data();
       T* const logits = gathered + rows * head.cols;
       T* const dhidden = logits + rows * head.rows;
-      scratch const widened{dhidden + rows * head.cols, widened_rows(head.rows) * head.cols};
-      chunk_of_rows const chunk{source.data(), count, as_matrix(gathered, rows, head.cols),
-                                as_matrix(logits, rows, head.rows), as_matrix(dhidden, rows, head.cols), widened};
+      chunk_of_rows const chunk{source.data(),
+                                count,
+                                as_matrix(gathered, rows, head.cols),
+                                as_matrix(logits, rows, head.rows),
+                                as_matrix(dhidden, rows, head.cols),
+                                {head, dhidden + rows * head.cols}};
       for (std::size_t r = 0; r < rows; ++r) {
         if (r < count)
           convert(hidden.row(source[r]), head.cols, chunk.hidden.row(r));
@@ -318,7 +277,7 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
           std::fill_n(chunk.hidden.row(r), head.cols, T(0));
       }
       each_vocabulary_block(head.rows, [&](std::size_t first, std::size_t entries, std::size_t thread) {
-        gemm_nt<T>(chunk.hidden, head_rows(head, first, entries, widened[thread]), {logits + first, rows, entries, head.rows});
+        gemm_nt<T>(chunk.hidden, chunk.head.rows(first, entries, thread), {logits + first, rows, entries, head.rows});
       });
       f(chunk);
     }

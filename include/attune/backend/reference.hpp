@@ -46,7 +46,8 @@ class reference_backend : public host_operations<arithmetic_t<S>> {
     expects_slopes(log_normalizers, slopes, logits.rows);
     for (std::size_t i = 0; i < logits.rows; ++i)
       for (std::size_t v = 0; v < logits.cols; ++v)
-        dlogits(i, v) = S(adjoint(static_cast<T>(logits(i, v)), v, logits.cols, targets[i], log_normalizers[i], slopes, i));
+        dlogits(i, v) =
+            S(adjoint(static_cast<T>(logits(i, v)), v, logits.cols, targets[i], log_normalizers[i], slopes, i));
   }
 
   void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,

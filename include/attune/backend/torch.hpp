@@ -96,7 +96,9 @@ template <class T>
   std::int64_t const dimensions = tensor.dim();
   if (dimensions < 2)
     refuse_tensor(name, "a tensor of two dimensions or more, (rows, cols)", "the shape " + text_of(tensor.sizes()));
-  auto const strides = [&] { return "the shape " + text_of(tensor.sizes()) + " with strides " + text_of(tensor.strides()); };
+  auto const strides = [&] {
+    return "the shape " + text_of(tensor.sizes()) + " with strides " + text_of(tensor.strides());
+  };
   std::int64_t const cols = tensor.size(dimensions - 1);
   if (tensor.numel() == 0)
     return {torch_data<T>(tensor), cols == 0 ? static_cast<std::size_t>(tensor.size(0)) : 0,
@@ -165,7 +167,8 @@ template <class T>
       std::int64_t const value = is_bool ? std::int64_t{static_cast<bool const*>(mask.data_ptr())[at]}
                                          : static_cast<std::int64_t const*>(mask.data_ptr())[at];
       if (value != 0 && value != 1)
-        refuse_tensor("mask", "0 or 1", std::to_string(value) + " at row " + std::to_string(b) + ", token " + std::to_string(i));
+        refuse_tensor("mask", "0 or 1",
+                      std::to_string(value) + " at row " + std::to_string(b) + ", token " + std::to_string(i));
       if (value == 1 && i == 0)
         refuse_tensor("mask", "0 on the first token of a row, which nothing precedes", "1 at row " + std::to_string(b));
       row_mask[i] = static_cast<std::uint8_t>(value);

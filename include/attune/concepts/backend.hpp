@@ -52,11 +52,11 @@ struct row_kl {
   std::span<T> ref_log_normalizers;  // (N) of the reference's rows
 };
 
-/// Shapes: N rows, V vocabulary, D width. Numbers lie in two types: matrices of logits, hidden states and the head, and the
-/// gradients that overwrite them, in B::storage; whatever is one per row or token, parameters' gradients and moments, and
-/// the workspace in B::scalar, which is what storage is computed in (storage.hpp: float for bf16 and f16, else the same).
-/// Sums over the vocabulary run in at least scalar's precision with the row's maximum subtracted, sums over a segment in
-/// double. What goes to storage is rounded once. Nothing is allocated; scratch is passed in.
+/// Shapes: N rows, V vocabulary, D width. Numbers lie in two types: matrices of logits, hidden states and the head, and
+/// the gradients that overwrite them, in B::storage; whatever is one per row or token, parameters' gradients and
+/// moments, and the workspace in B::scalar, which is what storage is computed in (storage.hpp: float for bf16 and f16,
+/// else the same). Sums over the vocabulary run in at least scalar's precision with the row's maximum subtracted, sums
+/// over a segment in double. What goes to storage is rounded once. Nothing is allocated; scratch is passed in.
 ///
 ///   token_logps(logits (N,V), targets (N), row_logps)
 ///   token_logps_adjoint(logits, targets, log_normalizers (N), row_slopes, dlogits (N,V))
@@ -66,7 +66,8 @@ struct row_kl {
 ///   linear_token_logps(hidden (N,D), head (V,D), targets, row_logps, workspace)
 ///       the same for logits = hidden head^T, of which only a chunk of rows exists at a time; rows without a target
 ///       are dropped before the product
-///   linear_token_logps_adjoint(hidden, head, targets, log_normalizers, row_slopes, dhidden (N,D), dhead (V,D), workspace)
+///   linear_token_logps_adjoint(hidden, head, targets, log_normalizers, row_slopes, dhidden (N,D), dhead (V,D),
+///                              workspace)
 ///       dhidden is overwritten (zero rows where there is no target), dhead, in scalar, is added to; no aliasing
 ///   linear_workspace(N, V, D)                     elements of scalar that both linear calls need
 ///   token_kl(logits (N,V), ref_logits (N,V), targets (N), direction, row_kl)

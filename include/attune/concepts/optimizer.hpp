@@ -11,7 +11,7 @@ namespace attune {
 
 struct optimizer_step {
   double learning_rate = 0.0;                                          ///< of this step; >= 0
-  double max_grad_norm = std::numeric_limits<double>::infinity();      ///< gradients are scaled to this global norm at most
+  double max_grad_norm = std::numeric_limits<double>::infinity();  ///< gradients are scaled to this global norm at most
 };
 
 struct optimizer_report {

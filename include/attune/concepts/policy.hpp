@@ -66,7 +66,8 @@ concept Policy =
     requires(P& p, sequences_view s, slopes_of<typename P::scalar> ask) {
       { p.accumulate_gradient(s, ask) } -> std::same_as<void>;
       requires std::ranges::input_range<decltype(p.parameters())>;
-      requires std::convertible_to<std::ranges::range_reference_t<decltype(p.parameters())>, parameter<typename P::scalar>>;
+      requires std::convertible_to<std::ranges::range_reference_t<decltype(p.parameters())>,
+                                   parameter<typename P::scalar>>;
     };
 
 /// What an objective may want to know of the distribution that a token was chosen from, beside the token's own
@@ -159,11 +160,12 @@ inline void validate_temperature(double temperature) {
 ///                          accumulate_gradient, and sampling, on which sampling_options.temperature then acts on top
 ///                          (1 = from the policy's own distribution)
 ///
-/// For reinforcement learning that samples at a temperature: it must divide the logits in every later log-probability as
-/// well (of policy, old policy and reference), or the ratio is not 1 at the first step and the gradient is that of another
-/// policy than the one that acted.
-/// Laws (checked by testing::check_tempered_policy_laws): probabilities are proportional to those at temperature 1 to the
-/// power of 1 / t; those of the other concepts hold at any temperature; setting 1 again restores the bits; a copy keeps it.
+/// For reinforcement learning that samples at a temperature: it must divide the logits in every later log-probability
+/// as well (of policy, old policy and reference), or the ratio is not 1 at the first step and the gradient is that of
+/// another policy than the one that acted.
+/// Laws (checked by testing::check_tempered_policy_laws): probabilities are proportional to those at temperature 1 to
+/// the power of 1 / t; those of the other concepts hold at any temperature; setting 1 again restores the bits; a copy
+/// keeps it.
 /// Modelled by: tabular_policy, decoder, actor_critic.
 template <class P>
 concept TemperedPolicy = ReferencePolicy<P> && requires(P& p, P const& c, double t) {

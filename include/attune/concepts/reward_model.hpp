@@ -33,11 +33,13 @@ using score_slopes_of = function_ref<void(std::span<T const> scores, std::span<T
 template <class M>
 concept TrainableRewardModel =
     std::floating_point<typename M::scalar> && RewardModel<M> &&
-    requires(M& m, M const& c, sequences_view s, std::span<typename M::scalar> out, score_slopes_of<typename M::scalar> ask) {
+    requires(M& m, M const& c, sequences_view s, std::span<typename M::scalar> out,
+             score_slopes_of<typename M::scalar> ask) {
       { c.scores(s, out) } -> std::same_as<void>;
       { m.accumulate_score_gradient(s, ask) } -> std::same_as<void>;
       requires std::ranges::input_range<decltype(m.parameters())>;
-      requires std::convertible_to<std::ranges::range_reference_t<decltype(m.parameters())>, parameter<typename M::scalar>>;
+      requires std::convertible_to<std::ranges::range_reference_t<decltype(m.parameters())>,
+                                   parameter<typename M::scalar>>;
     };
 
 }  // namespace attune

@@ -32,7 +32,8 @@ using value_slopes_of = function_ref<void(std::span<T const> values, std::span<T
 /// Laws (checked by testing::check_value_model_laws):
 ///   masked       0 where the mask is 0
 ///   pure         two calls with equal arguments write equal bits
-///   causal       values[t] does not depend on tokens[t] nor on any later one, so it may serve as a baseline of t's choice
+///   causal       values[t] does not depend on tokens[t] nor on any later one, so it may serve as a baseline of t's
+///                choice
 ///   local        the result for one sequence does not depend on its neighbours in s, nor on their order
 ///   finite       and those of Policy with values for logps: consistent, linear, exact, accumulates, stable
 /// If ask throws, the gradients are as before the call.
@@ -40,11 +41,13 @@ using value_slopes_of = function_ref<void(std::span<T const> values, std::span<T
 template <class M>
 concept ValueModel =
     std::floating_point<typename M::scalar> &&
-    requires(M& m, M const& c, sequences_view s, std::span<typename M::scalar> out, value_slopes_of<typename M::scalar> ask) {
+    requires(M& m, M const& c, sequences_view s, std::span<typename M::scalar> out,
+             value_slopes_of<typename M::scalar> ask) {
       { c.values(s, out) } -> std::same_as<void>;
       { m.accumulate_value_gradient(s, ask) } -> std::same_as<void>;
       requires std::ranges::input_range<decltype(m.parameters())>;
-      requires std::convertible_to<std::ranges::range_reference_t<decltype(m.parameters())>, parameter<typename M::scalar>>;
+      requires std::convertible_to<std::ranges::range_reference_t<decltype(m.parameters())>,
+                                   parameter<typename M::scalar>>;
     };
 
 /// As slopes_of and value_slopes_of at once, for objectives that look at both.
@@ -59,14 +62,14 @@ using actor_critic_slopes_of = function_ref<void(std::span<T const> logps, std::
 ///                                                   exactly once, and adds
 ///                                                   sum_t slopes[t] d logps[t] + value_slopes[t] d values[t]
 ///
-/// Laws (checked by testing::check_actor_critic_laws): those of Policy and of ValueModel; and either of these is the two
-/// separate calls within rounding.
+/// Laws (checked by testing::check_actor_critic_laws): those of Policy and of ValueModel; and either of these is the
+/// two separate calls within rounding.
 /// Modelled by: actor_critic.
 template <class P>
 concept ActorCritic =
     Policy<P> && ValueModel<P> &&
-    requires(P& p, P const& c, sequences_view s, std::span<typename P::scalar> logps, std::span<typename P::scalar> values,
-             actor_critic_slopes_of<typename P::scalar> ask) {
+    requires(P& p, P const& c, sequences_view s, std::span<typename P::scalar> logps,
+             std::span<typename P::scalar> values, actor_critic_slopes_of<typename P::scalar> ask) {
       { c.log_probs_and_values(s, logps, values) } -> std::same_as<void>;
       { p.accumulate_gradient_with_values(s, ask) } -> std::same_as<void>;
     };

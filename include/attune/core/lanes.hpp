@@ -84,7 +84,8 @@ struct lanes<float> {
   static void store(f16* x, values y) noexcept {
     words const bits = (words)y, magnitude = bits & 0x7FFFFFFFu;
     words result = ((magnitude + 0xFFFu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10);
-    words const subnormal = (words)((values)magnitude + 0.5f) - 0x3F000000u;  // the addition rounds to the last place, 2^-24
+    // The addition rounds to the last place, 2^-24.
+    words const subnormal = (words)((values)magnitude + 0.5f) - 0x3F000000u;
     words const is_subnormal = (words)(magnitude < 0x38800000u);
     result = (result & ~is_subnormal) | (subnormal & is_subnormal);
     words const is_large = (words)(magnitude >= 0x477FF000u);

@@ -24,8 +24,8 @@ template <class Model>
 }
 
 /// A 64-bit identity of a model: its architecture, every bit of its parameters and, where it has one that is not 1, its
-/// temperature, since what is computed from a model (a cache of log-probabilities, say) hangs on all three. O(parameters).
-/// A model without parameters() (frozen, a remote one) answers for itself with a member `fingerprint()`.
+/// temperature, since what is computed from a model (a cache of log-probabilities, say) hangs on all three.
+/// O(parameters). A model without parameters() (frozen, a remote one) answers for itself with a member `fingerprint()`.
 template <class Model>
 [[nodiscard]] std::uint64_t model_fingerprint(Model& model) {
   if constexpr (requires { model.fingerprint(); }) {

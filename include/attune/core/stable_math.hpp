@@ -25,7 +25,8 @@ template <class T>
     return x;
 }
 
-/// e^x. In double the one that loops over vectors have (core/branchless.hpp), so that a number has the same e^x everywhere.
+/// e^x. In double the one that loops over vectors have (core/branchless.hpp), so that a number has the same e^x
+/// everywhere.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE T exponential(T x) noexcept {
   if constexpr (std::same_as<T, double>) {

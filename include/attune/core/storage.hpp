@@ -97,6 +97,7 @@ using arithmetic_t = typename arithmetic<S>::type;
 
 /// float, double, or one of the sixteen-bit numbers that stand for floats.
 template <class S>
-concept StorageScalar = std::same_as<S, float> || std::same_as<S, double> || std::same_as<S, bf16> || std::same_as<S, f16>;
+concept StorageScalar =
+    std::same_as<S, float> || std::same_as<S, double> || std::same_as<S, bf16> || std::same_as<S, f16>;
 
 }  // namespace attune

@@ -38,7 +38,8 @@ struct matrix_view {
 
 /// A compact matrix: row_stride = cols.
 template <class T>
-[[nodiscard]] ATTUNE_HOST_DEVICE constexpr matrix_view<T> as_matrix(T* data, std::size_t rows, std::size_t cols) noexcept {
+[[nodiscard]] ATTUNE_HOST_DEVICE constexpr matrix_view<T> as_matrix(T* data, std::size_t rows,
+                                                                    std::size_t cols) noexcept {
   return {data, rows, cols, cols};
 }
 

@@ -18,8 +18,8 @@
 
 namespace attune {
 
-/// How often `model` scores the chosen response strictly above the rejected one, with Wilson's 95 % interval. A tie is a
-/// miss: a model that answers the same to everything has accuracy 0, not 1/2.
+/// How often `model` scores the chosen response strictly above the rejected one, with Wilson's 95 % interval. A tie is
+/// a miss: a model that answers the same to everything has accuracy 0, not 1/2.
 ///
 /// `model` is anything that scores sequences: a reward model, log_prob_score, implicit_reward, a lambda. Pairs are
 /// scored in the dataset's order, in batches of at most `micro_batch_tokens` tokens. contract_violation for an empty

@@ -91,8 +91,8 @@ void add_over_logits(S const* x, S const* y, std::size_t count, S* out, F const&
 }
 
 /// Adds to out (count) what `slope` times the divergence's gradient in x is, from entry i of what divergence_row wrote.
-/// A divergence, normaliser or slope that is not finite makes the whole row NaN; so where x[v] is -inf and the divergence
-/// is finite, q underflows or does not count, and exactly nothing is added. out is neither x nor y.
+/// A divergence, normaliser or slope that is not finite makes the whole row NaN; so where x[v] is -inf and the
+/// divergence is finite, q underflows or does not count, and exactly nothing is added. out is neither x nor y.
 template <class S>
 void divergence_row_adjoint(S const* x, S const* y, std::size_t count, kl_direction direction,
                             row_kl<arithmetic_t<S> const> of, arithmetic_t<S> slope, std::size_t i, S* out) noexcept {

@@ -173,10 +173,12 @@ void scaled_softmax(S const* logits, std::size_t count, arithmetic_t<S> log_norm
     for (std::size_t v = 0; v < count; ++v) out[v] = S(std::numeric_limits<T>::quiet_NaN());
     return;
   }
-  map_logits(logits, count, out, [=](values x) -> values { return lanes<T>::exp(x - log_normalizer) * factor + offset; });
+  map_logits(logits, count, out,
+             [=](values x) -> values { return lanes<T>::exp(x - log_normalizer) * factor + offset; });
 }
 
-/// The same less entropy_slope * p * (log p + entropy), p = exp(logits[v] - log_normalizer), which is 0 where p underflows.
+/// The same less entropy_slope * p * (log p + entropy), p = exp(logits[v] - log_normalizer), which is 0 where p
+/// underflows.
 template <class S>
 void scaled_softmax(S const* logits, std::size_t count, arithmetic_t<S> log_normalizer, arithmetic_t<S> factor,
                     arithmetic_t<S> offset, arithmetic_t<S> entropy_slope, arithmetic_t<S> entropy, S* out) noexcept {

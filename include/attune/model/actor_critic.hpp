@@ -17,12 +17,12 @@
 
 namespace attune {
 
-/// A language model and its critic on one trunk (Mnih et al. 2016; for language models Ziegler et al. 2019): logits from
-/// the output matrix, V(before t) = w . h[t - 1]. ActorCritic, TermedPolicy, TemperedPolicy and ScoredGenerativePolicy.
-/// Half the memory and work of two models; in return the value loss moves the policy's trunk.
+/// A language model and its critic on one trunk (Mnih et al. 2016; for language models Ziegler et al. 2019): logits
+/// from the output matrix, V(before t) = w . h[t - 1]. ActorCritic, TermedPolicy, TemperedPolicy and
+/// ScoredGenerativePolicy. Half the memory and work of two models; in return the value loss moves the policy's trunk.
 ///
-/// The temperature is the policy's alone. Errors, determinism and memory are those of decoder; nothing is allocated in a
-/// steady state. Not safe for concurrent calls on one object. A copy is deep: its own parameters, the temperature, no
+/// The temperature is the policy's alone. Errors, determinism and memory are those of decoder; nothing is allocated in
+/// a steady state. Not safe for concurrent calls on one object. A copy is deep: its own parameters, the temperature, no
 /// gradients yet, the same thread pool.
 template <class T>
 class actor_critic {

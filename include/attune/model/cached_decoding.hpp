@@ -20,18 +20,19 @@
 /// Token-by-token generation with a key/value cache.
 ///
 /// Prompts are read by one packed forward pass per wave; then the wave is dealt out to the threads in groups, and every
-/// group decodes to its end as one task, all layers of a step at a time, dropping sequences as they finish: the larger a
-/// group, the more often a weight that was fetched and packed is used. Rows are padded to gemm_row_multiple, so a
-/// sequence's logits, and with counter-based random numbers its sample, are the same bits whatever it shares a group with
-/// and however many threads run. Buffers are kept and reused: a call like one before it allocates nothing but Eigen's
-/// packing buffers.
+/// group decodes to its end as one task, all layers of a step at a time, dropping sequences as they finish: the larger
+/// a group, the more often a weight that was fetched and packed is used. Rows are padded to gemm_row_multiple, so a
+/// sequence's logits, and with counter-based random numbers its sample, are the same bits whatever it shares a group
+/// with and however many threads run. Buffers are kept and reused: a call like one before it allocates nothing but
+/// Eigen's packing buffers.
 namespace attune {
 
 template <class T>
 class cached_decoding {
  public:
   /// Overwrites `out` with every prompt and its completion, and `logps`, unless it is null, with what the sampler gave
-  /// each token; see ScoredGenerativePolicy. `output` is the output matrix (vocabulary, dim), `temperature` the policy's.
+  /// each token; see ScoredGenerativePolicy. `output` is the output matrix (vocabulary, dim), `temperature` the
+  /// policy's.
   void generate(decoder_trunk<T> const& trunk, matrix_view<T const> output, double temperature, sequences_view prompts,
                 sampling_options const& options, sequences& out, std::vector<T>* logps) {
     validate(options);
@@ -52,7 +53,8 @@ class cached_decoding {
       std::size_t const group_size = (std::max)(smallest_group, padded_rows((count + threads - 1) / threads));
       std::size_t const groups = (count + group_size - 1) / group_size;
       workers_.resize(threads);
-      for (scratch& w : workers_) prepare(w, trunk, group_size);  // here, since which worker meets which group is chance
+      // Here, since which worker meets which group is chance.
+      for (scratch& w : workers_) prepare(w, trunk, group_size);
       trunk.run(groups, [&](std::size_t group, std::size_t worker) {
         std::size_t const from = group * group_size;
         decode_group(trunk, output, temperature, prompts, first, from, (std::min)(group_size, count - from), options,
@@ -142,14 +144,15 @@ class cached_decoding {
     for (;;) {
       std::size_t const rows = padded_rows(w.active.size());
       std::fill(w.normed.data() + w.active.size() * o.dim, w.normed.data() + rows * o.dim, T(0));
-      gemm_nt<T>(as_matrix<T const>(w.normed.data(), rows, o.dim), output, as_matrix(w.logits.data(), rows, o.vocabulary));
+      gemm_nt<T>(as_matrix<T const>(w.normed.data(), rows, o.dim), output,
+                 as_matrix(w.logits.data(), rows, o.vocabulary));
       std::size_t kept = 0;
       for (std::size_t r = 0; r < w.active.size(); ++r) {
         std::size_t const i = w.active[r];
         std::vector<token_id>& completion = completions_[i];
         random_stream random(options.seed, options.first_stream + wave_first + i, completion.size());
-        sampled_token const next =
-            w.sampler(std::span<T const>(w.logits.data() + r * o.vocabulary, o.vocabulary), options, random, temperature);
+        sampled_token const next = w.sampler(std::span<T const>(w.logits.data() + r * o.vocabulary, o.vocabulary),
+                                             options, random, temperature);
         completion.push_back(next.id);
         logps_[i].push_back(static_cast<T>(next.logp));
         bool const ended = options.stops(next.id) || completion.size() == options.max_new_tokens ||
@@ -197,7 +200,8 @@ class cached_decoding {
     rms_norm<T>(view(w.x, dim), store.value(weights.norm).data, epsilon, view(w.normed, dim), w.scale.data());
   }
 
-  void attend(decoder_trunk<T> const& trunk, std::size_t l, std::size_t i, std::size_t seen, T const* q, T* out, T* scores) {
+  void attend(decoder_trunk<T> const& trunk, std::size_t l, std::size_t i, std::size_t seen, T const* q, T* out,
+              T* scores) {
     std::size_t const dim = trunk.head_dim();
     std::size_t const group = trunk.options().heads / trunk.options().kv_heads;
     T const scale = T(1) / std::sqrt(static_cast<T>(dim));

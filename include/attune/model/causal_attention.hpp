@@ -12,8 +12,8 @@
 
 /// Causal softmax attention of one sequence and one key/value head, with its group of query heads (Vaswani et al. 2017,
 /// eq. 1; grouped queries: Ainslie et al. 2023). Probabilities are never stored: the backward pass rebuilds them from
-/// the log-normalisers (Dao et al. 2022), a block of query rows at a time, so scratch grows with the length and not with
-/// its square. Future keys are not computed. Allocates nothing but Eigen's packing buffers.
+/// the log-normalisers (Dao et al. 2022), a block of query rows at a time, so scratch grows with the length and not
+/// with its square. Future keys are not computed. Allocates nothing but Eigen's packing buffers.
 ///
 /// Determinism: the result depends on the sequence alone; query heads are taken in order.
 namespace attune {

@@ -29,7 +29,8 @@ struct decoder_options {
 inline void validate(decoder_options const& o) {
   expects(o.vocabulary >= 1, "decoder_options.vocabulary >= 1", o.vocabulary);
   expects(o.layers >= 1, "decoder_options.layers >= 1", o.layers);
-  expects(o.heads >= 1 && o.dim % (2 * o.heads) == 0 && o.dim > 0, "decoder_options.dim a multiple of 2 * heads", o.dim);
+  expects(o.heads >= 1 && o.dim % (2 * o.heads) == 0 && o.dim > 0, "decoder_options.dim a multiple of 2 * heads",
+          o.dim);
   expects(o.kv_heads >= 1 && o.heads % o.kv_heads == 0, "decoder_options.kv_heads divides heads", o.kv_heads);
   expects(o.hidden >= 1, "decoder_options.hidden >= 1", o.hidden);
   expects(o.window >= 2, "decoder_options.window >= 2", o.window);
@@ -83,7 +84,8 @@ inline void validate(decoder_options const& o) {
   read("rope_theta", o.rope_theta);
   read("norm_epsilon", o.norm_epsilon);
   std::string const& tied = field("tied");
-  if (tied != "true" && tied != "false") throw data_error("model metadata: field \"tied\" is not true or false: \"" + tied + "\"");
+  if (tied != "true" && tied != "false")
+    throw data_error("model metadata: field \"tied\" is not true or false: \"" + tied + "\"");
   o.tied = tied == "true";
   validate(o);
   return o;

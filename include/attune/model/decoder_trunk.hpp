@@ -41,7 +41,8 @@ class decoder_trunk {
     bool decay;
   };
 
-  /// Expects valid options. The heads' tensors, (rows, dim) each, live behind the trunk's own and are head(0), head(1) ...
+  /// Expects valid options. The heads' tensors, (rows, dim) each, live behind the trunk's own and are head(0),
+  /// head(1) ...
   decoder_trunk(decoder_options const& options, std::uint64_t seed, std::shared_ptr<thread_pool> pool,
                 std::vector<head_tensor> const& heads = {})
       : options_(options), pool_(std::move(pool)) {
@@ -55,8 +56,8 @@ class decoder_trunk {
 
   /// A copy owns its own parameters, shares the thread pool, and starts without buffers or gradients.
   decoder_trunk(decoder_trunk const& other)
-      : options_(other.options_), pool_(other.pool_), store_(other.store_), weights_(other.weights_), heads_(other.heads_),
-        rope_(other.rope_) {}
+      : options_(other.options_), pool_(other.pool_), store_(other.store_), weights_(other.weights_),
+        heads_(other.heads_), rope_(other.rope_) {}
   decoder_trunk(decoder_trunk&&) noexcept = default;
   decoder_trunk& operator=(decoder_trunk const& other) { return *this = decoder_trunk(other); }
   decoder_trunk& operator=(decoder_trunk&&) noexcept = default;
@@ -127,9 +128,9 @@ class decoder_trunk {
       auto const dx = as_matrix(w.dx_out.data() + first * dim, rows, dim);
       std::fill_n(dx.data, rows * dim, T(0));
       std::size_t const real = (std::min)(rows, w.tokens > first ? w.tokens - first : 0);
-      rms_norm_adjoint<T>(as_matrix<T const>(w.x_final.data() + first * dim, real, dim), store_.value(weights_.norm).data,
-                          w.final_scale.data() + first, d_hidden.middle_rows(first, real), dx.middle_rows(0, real),
-                          w.gain_partial(first, dim));
+      rms_norm_adjoint<T>(as_matrix<T const>(w.x_final.data() + first * dim, real, dim),
+                          store_.value(weights_.norm).data, w.final_scale.data() + first,
+                          d_hidden.middle_rows(first, real), dx.middle_rows(0, real), w.gain_partial(first, dim));
     });
     w.reduce_gain(store_.gradient(weights_.norm).data, dim);
     for (std::size_t l = options_.layers; l-- > 0;) backward_layer(w, s, l);
@@ -179,7 +180,8 @@ class decoder_trunk {
 
   double forward_flops(sequences_view s) const noexcept {
     double const weights = static_cast<double>(options_.dim * (qkv_width() + options_.dim + 3 * options_.hidden));
-    return 2.0 * static_cast<double>(options_.layers) * weights * static_cast<double>(s.total_tokens()) + attention_flops(s);
+    return 2.0 * static_cast<double>(options_.layers) * weights * static_cast<double>(s.total_tokens()) +
+           attention_flops(s);
   }
 
   /// One sequence and one key/value head in packed (T, qkv_width) rows.
@@ -228,7 +230,8 @@ class decoder_trunk {
       auto const h = as_matrix(w.h.data() + first * hidden, rows, hidden);
       auto const gate_up = as_matrix(b.gate_up.data() + first * 2 * hidden, rows, 2 * hidden);
       std::copy_n(b.x.data() + first * dim, rows * dim, x_mid.data);
-      gemm_nt<T>(as_matrix<T const>(b.attended.data() + first * dim, rows, dim), store_.value(p.wo), x_mid, product::add);
+      gemm_nt<T>(as_matrix<T const>(b.attended.data() + first * dim, rows, dim), store_.value(p.wo), x_mid,
+                 product::add);
       rms_norm<T>(x_mid, store_.value(p.ffn_norm).data, epsilon, n2, b.scale2.data() + first);
       gemm_nt<T>(n2, store_.value(p.w13), gate_up);
       swiglu<T>(gate_up, h);
@@ -245,14 +248,17 @@ class decoder_trunk {
     decoder_trunk const& self = *this;  // weights are read through the constant view
 
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
-      auto const at = [&](aligned_buffer<T>& m, std::size_t cols) { return as_matrix(m.data() + first * cols, rows, cols); };
+      auto const at = [&](aligned_buffer<T>& m, std::size_t cols) {
+        return as_matrix(m.data() + first * cols, rows, cols);
+      };
       gemm_nn<T>(at(w.dx_out, dim), self.store_.value(p.w2), at(w.d_h, hidden));
       swiglu_adjoint<T>(at(b.gate_up, 2 * hidden), at(w.d_h, hidden), at(w.d_gate_up, 2 * hidden), at(w.h, hidden));
       gemm_nn<T>(at(w.d_gate_up, 2 * hidden), self.store_.value(p.w13), at(w.d_normed, dim));
       std::copy_n(w.dx_out.data() + first * dim, rows * dim, w.dx_mid.data() + first * dim);
       rms_norm_adjoint<T>(at(b.x_mid, dim), self.store_.value(p.ffn_norm).data, b.scale2.data() + first,
                           at(w.d_normed, dim), at(w.dx_mid, dim), w.gain_partial(first, dim));
-      rms_norm<T>(at(b.x_mid, dim), self.store_.value(p.ffn_norm).data, epsilon, at(w.n2, dim), b.scale2.data() + first);
+      rms_norm<T>(at(b.x_mid, dim), self.store_.value(p.ffn_norm).data, epsilon, at(w.n2, dim),
+                  b.scale2.data() + first);
       gemm_nn<T>(at(w.dx_mid, dim), self.store_.value(p.wo), at(w.d_attended, dim));
     });
     w.reduce_gain(store_.gradient(p.ffn_norm).data, dim);
@@ -276,7 +282,9 @@ class decoder_trunk {
     });
 
     for_row_blocks(w, [&](std::size_t first, std::size_t rows) {
-      auto const at = [&](aligned_buffer<T>& m, std::size_t cols) { return as_matrix(m.data() + first * cols, rows, cols); };
+      auto const at = [&](aligned_buffer<T>& m, std::size_t cols) {
+        return as_matrix(m.data() + first * cols, rows, cols);
+      };
       auto const d_qkv = at(w.d_qkv, width);
       for (std::size_t r = 0; r < rows; ++r)
         rope_.rotate_back(d_qkv.row(r), options_.heads + options_.kv_heads, w.position[first + r]);
@@ -284,7 +292,8 @@ class decoder_trunk {
       std::copy_n(w.dx_mid.data() + first * dim, rows * dim, w.dx_in.data() + first * dim);
       rms_norm_adjoint<T>(at(b.x, dim), self.store_.value(p.attention_norm).data, b.scale1.data() + first,
                           at(w.d_normed, dim), at(w.dx_in, dim), w.gain_partial(first, dim));
-      rms_norm<T>(at(b.x, dim), self.store_.value(p.attention_norm).data, epsilon, at(w.n1, dim), b.scale1.data() + first);
+      rms_norm<T>(at(b.x, dim), self.store_.value(p.attention_norm).data, epsilon, at(w.n1, dim),
+                  b.scale1.data() + first);
     });
     w.reduce_gain(store_.gradient(p.attention_norm).data, dim);
 
@@ -309,7 +318,8 @@ class decoder_trunk {
         }
         std::size_t const first = task * weight_block, count = (std::min)(weight_block, t.gradient.rows - first);
         gemm_tn<T>(columns(as_matrix<T const>(t.out, w.rows, t.gradient.rows), first, count),
-                   as_matrix<T const>(t.in, w.rows, t.gradient.cols), t.gradient.middle_rows(first, count), product::add);
+                   as_matrix<T const>(t.in, w.rows, t.gradient.cols), t.gradient.middle_rows(first, count),
+                   product::add);
         return;
       }
     });

@@ -32,7 +32,8 @@ class tensor_store {
 
   tensor_store() = default;
   /// Copies values; the copy's gradients are zero and not yet made.
-  tensor_store(tensor_store const& other) : names_(other.names_), tensors_(other.tensors_), decay_(other.decay_), values_(other.values_) {}
+  tensor_store(tensor_store const& other)
+      : names_(other.names_), tensors_(other.tensors_), decay_(other.decay_), values_(other.values_) {}
   tensor_store(tensor_store&&) noexcept = default;
   tensor_store& operator=(tensor_store const& other) { return *this = tensor_store(other); }
   tensor_store& operator=(tensor_store&&) noexcept = default;
@@ -81,8 +82,11 @@ class tensor_store {
       for (std::size_t i = 0; i < tensors_.size(); ++i) {
         tensor const& t = tensors_[i];
         std::size_t const count = t.rows * t.cols;
-        views_.push_back({names_[i], values_.span().subspan(t.offset, count), gradients_.span().subspan(t.offset, count),
-                          {t.rows, t.cols}, decay_[i]});
+        views_.push_back({names_[i],
+                          values_.span().subspan(t.offset, count),
+                          gradients_.span().subspan(t.offset, count),
+                          {t.rows, t.cols},
+                          decay_[i]});
       }
     return views_;
   }

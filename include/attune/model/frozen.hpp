@@ -16,8 +16,8 @@ namespace attune {
 ///
 ///   frozen reference{policy};   // policy may train on, reference stays
 ///
-/// Satisfies ReferencePolicy and nothing more; a temperature can be read and not changed. P's copy constructor must copy its parameters (a P that shares them with
-/// its copies would move under the reference).
+/// Satisfies ReferencePolicy and nothing more; a temperature can be read and not changed. P's copy constructor must
+/// copy its parameters (a P that shares them with its copies would move under the reference).
 template <ReferencePolicy P>
   requires std::copy_constructible<P>
 class frozen {
@@ -36,7 +36,8 @@ class frozen {
     return policy_.temperature();
   }
 
-  /// Identity of the parameters and the temperature (core/model_fingerprint.hpp), for caches and checkpoints. O(parameters).
+  /// Identity of the parameters and the temperature (core/model_fingerprint.hpp), for caches and checkpoints.
+  /// O(parameters).
   [[nodiscard]] std::uint64_t fingerprint() const
     requires requires(P& p) { p.parameters(); }
   {

@@ -28,9 +28,9 @@ void project_adjoint(T slope, std::span<T const> w, T const* h, T* d_h, std::spa
   }
 }
 
-/// out[t] = w . hidden[t - 1] where the mask is 1, 0 elsewhere: the value before token t, which the hidden state of t - 1
-/// has seen everything of. hidden (total_tokens, D), out (total_tokens). Expects a valid s, where no first token is
-/// masked in.
+/// out[t] = w . hidden[t - 1] where the mask is 1, 0 elsewhere: the value before token t, which the hidden state of
+/// t - 1 has seen everything of. hidden (total_tokens, D), out (total_tokens). Expects a valid s, where no first token
+/// is masked in.
 template <class T>
 void project_values(std::span<T const> w, matrix_view<T const> hidden, sequences_view s, std::span<T> out) noexcept {
   for (std::size_t t = 0; t < s.total_tokens(); ++t)
@@ -39,8 +39,8 @@ void project_values(std::span<T const> w, matrix_view<T const> hidden, sequences
 
 /// Adds to d_hidden (total_tokens, D) and d_w (D); slopes where the mask is 0 are not looked at.
 template <class T>
-void project_values_adjoint(std::span<T const> slopes, std::span<T const> w, matrix_view<T const> hidden, sequences_view s,
-                            matrix_view<T> d_hidden, std::span<T> d_w) noexcept {
+void project_values_adjoint(std::span<T const> slopes, std::span<T const> w, matrix_view<T const> hidden,
+                            sequences_view s, matrix_view<T> d_hidden, std::span<T> d_w) noexcept {
   for (std::size_t t = 0; t < s.total_tokens(); ++t)
     if (s.mask[t] != 0) project_adjoint(slopes[t], w, hidden.row(t - 1), d_hidden.row(t - 1), d_w);
 }

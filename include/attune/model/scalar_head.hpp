@@ -55,12 +55,12 @@ class scalar_head {
   }
 
   /// Fresh parameters from `seed`.
-  explicit scalar_head(decoder_options const& options, std::uint64_t seed = 0, std::shared_ptr<thread_pool> pool = nullptr,
-                       score_pooling pooling = score_pooling::last)
-      : trunk_(options, seed, std::move(pool), {{"score.weight", 1, false}}),
-        pooling_(pooling) {
+  explicit scalar_head(decoder_options const& options, std::uint64_t seed = 0,
+                       std::shared_ptr<thread_pool> pool = nullptr, score_pooling pooling = score_pooling::last)
+      : trunk_(options, seed, std::move(pool), {{"score.weight", 1, false}}), pooling_(pooling) {
     random_stream random(seed, ~std::uint64_t{0});
-    double const deviation = pooling == score_pooling::last ? 1.0 / std::sqrt(static_cast<double>(options.dim + 1)) : 0.0;
+    double const deviation =
+        pooling == score_pooling::last ? 1.0 / std::sqrt(static_cast<double>(options.dim + 1)) : 0.0;
     for (T& w : trunk_.store().vector(trunk_.head(0))) w = static_cast<T>(deviation * random.normal());
   }
 
@@ -118,7 +118,8 @@ class scalar_head {
     std::size_t const count = completion_tokens(s.sequence_mask(b));
     if (count == 0)
       throw contract_violation("scalar_head: sequence " + std::to_string(b) + " has no masked-in token to pool");
-    T const weight = pooling_ == score_pooling::mean ? T(1) / static_cast<T>(count) : T(1) / std::sqrt(static_cast<T>(count));
+    T const weight =
+        pooling_ == score_pooling::mean ? T(1) / static_cast<T>(count) : T(1) / std::sqrt(static_cast<T>(count));
     for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
       if (s.mask[t]) f(t, weight);
   }
@@ -127,7 +128,8 @@ class scalar_head {
     std::span<T const> const w = trunk_.store().vector(trunk_.head(0));
     for (std::size_t b = 0; b < s.size(); ++b) {
       double score = 0.0;
-      for_read_tokens(s, b, [&](std::size_t t, T weight) { score += project(w, hidden.row(t)) * static_cast<double>(weight); });
+      for_read_tokens(
+          s, b, [&](std::size_t t, T weight) { score += project(w, hidden.row(t)) * static_cast<double>(weight); });
       out[b] = static_cast<T>(score);
     }
   }

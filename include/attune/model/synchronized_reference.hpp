@@ -14,8 +14,8 @@
 
 namespace attune {
 
-/// A reference that follows its policy: the copy that frozen keeps, and a way to move it. For TR-DPO, whose trainer moves it
-/// every so many steps and keeps it in its checkpoints.
+/// A reference that follows its policy: the copy that frozen keeps, and a way to move it. For TR-DPO, whose trainer
+/// moves it every so many steps and keeps it in its checkpoints.
 ///
 ///   synchronized_reference reference{policy};
 ///   dpo_trainer trainer{policy, reference, optimizer, {.sync_ref_model = reference_sync_options{}}};
@@ -31,8 +31,8 @@ class synchronized_reference {
 
   void log_probs(sequences_view s, std::span<scalar> logps) const { policy_.log_probs(s, logps); }
 
-  /// theta_ref = alpha theta + (1 - alpha) theta_ref, element by element in double; alpha 1 copies the bits. Expects a policy
-  /// of the same parameters.
+  /// theta_ref = alpha theta + (1 - alpha) theta_ref, element by element in double; alpha 1 copies the bits. Expects a
+  /// policy of the same parameters.
   void mix(P& policy, double alpha) {
     auto&& own = policy_.parameters();
     auto&& theirs = policy.parameters();

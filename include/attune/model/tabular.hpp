@@ -153,8 +153,8 @@ class tabular_policy {
       text_.assign(prompt.begin(), prompt.end());
       if (logps != nullptr) logps->insert(logps->end(), prompt.size(), T(0));
       for (std::size_t n = 0; n < options.max_new_tokens; ++n) {
-        sampled_token const next = sampler_(std::span<T const>(std::as_const(*this).row(context(text_))), options, stream,
-                                            temperature_);
+        sampled_token const next =
+            sampler_(std::span<T const>(std::as_const(*this).row(context(text_))), options, stream, temperature_);
         text_.push_back(next.id);
         if (logps != nullptr) logps->push_back(static_cast<T>(next.logp));
         if (options.stops(next.id)) break;

@@ -23,9 +23,9 @@ namespace attune {
 /// states answers for token t + 1; everything handed out here is aligned with tokens, 0 where the mask is 0.
 ///
 /// One round is read, then the caller's look at terms() and its writing of slopes(), then adjoint. Logits exist a chunk
-/// of rows at a time, and only for tokens that are masked in. The temperature divides the hidden rows, which is the same
-/// as dividing the logits and costs dim instead of vocabulary; at 1 nothing is touched. Buffers are kept and reused. A
-/// copy has the temperature and no buffers.
+/// of rows at a time, and only for tokens that are masked in. The temperature divides the hidden rows, which is the
+/// same as dividing the logits and costs dim instead of vocabulary; at 1 nothing is touched. Buffers are kept and
+/// reused. A copy has the temperature and no buffers.
 template <class T>
 class token_head {
  public:

@@ -59,13 +59,15 @@ class token_sampler {
       return x != y ? x > y : a < b;
     };
     std::size_t keep = top_k ? o.top_k : logits.size();
-    if (top_k) std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(keep), order_.end(), more_probable);
+    if (top_k)
+      std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(keep), order_.end(), more_probable);
     std::sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(keep), more_probable);
     double total = 0.0;
     for (std::size_t i = 0; i < keep; ++i) total += weights_[static_cast<std::size_t>(order_[i])];
     double kept = 0.0;
     std::size_t last = 0;
-    while (last < keep && (last == 0 || kept < o.top_p * total)) kept += weights_[static_cast<std::size_t>(order_[last++])];
+    while (last < keep && (last == 0 || kept < o.top_p * total))
+      kept += weights_[static_cast<std::size_t>(order_[last++])];
     for (std::size_t i = last; i < order_.size(); ++i) weights_[static_cast<std::size_t>(order_[i])] = 0.0;
     return draw(kept, random);
   }

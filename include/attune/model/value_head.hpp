@@ -18,9 +18,9 @@
 
 namespace attune {
 
-/// A critic of its own: a decoder's trunk and one output, V(before t) = w . h[t - 1], without a bias. ValueModel. Errors,
-/// determinism and memory are those of decoder_trunk; nothing is allocated in a steady state. Not safe for concurrent
-/// calls on one object. A copy is deep: its own parameters, no gradients yet, the same thread pool.
+/// A critic of its own: a decoder's trunk and one output, V(before t) = w . h[t - 1], without a bias. ValueModel.
+/// Errors, determinism and memory are those of decoder_trunk; nothing is allocated in a steady state. Not safe for
+/// concurrent calls on one object. A copy is deep: its own parameters, no gradients yet, the same thread pool.
 template <class T>
 class value_head {
  public:
@@ -32,16 +32,18 @@ class value_head {
     trunk_.copy_values(initial.trunk());
   }
 
-  /// Starts as the reward model: values are what it would say of the text so far (Stiennon et al. 2020, section 3.4). Its
-  /// pooling stays behind; a value is read at one token.
+  /// Starts as the reward model: values are what it would say of the text so far (Stiennon et al. 2020, section 3.4).
+  /// Its pooling stays behind; a value is read at one token.
   explicit value_head(scalar_head<T> const& initial)
       : value_head(initial.options(), 0, initial.trunk().shared_pool()) {
     trunk_.copy_values(initial.trunk());
-    std::ranges::copy(initial.trunk().store().vector(initial.trunk().head(0)), trunk_.store().vector(trunk_.head(0)).begin());
+    std::ranges::copy(initial.trunk().store().vector(initial.trunk().head(0)),
+                      trunk_.store().vector(trunk_.head(0)).begin());
   }
 
   /// A fresh trunk from `seed`, and w = 0.
-  explicit value_head(decoder_options const& options, std::uint64_t seed = 0, std::shared_ptr<thread_pool> pool = nullptr)
+  explicit value_head(decoder_options const& options, std::uint64_t seed = 0,
+                      std::shared_ptr<thread_pool> pool = nullptr)
       : trunk_(options, seed, std::move(pool), {{"value.weight", 1, false}}) {
     std::ranges::fill(trunk_.store().vector(trunk_.head(0)), T(0));
   }

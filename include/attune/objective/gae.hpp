@@ -117,10 +117,8 @@ void gae(gae_inputs<T> of, sequences_view batch, gae_outputs<T> out, gae_options
   validate(batch, (std::numeric_limits<std::size_t>::max)());
   expects_finite_tokens(of.rewards, batch, "gae: rewards");
   expects_finite_tokens(of.values, batch, "gae: values");
-  expects(out.advantages.size() == batch.total_tokens(), "gae: advantages.size() == batch.total_tokens()",
-          out.advantages.size());
-  expects(out.returns.size() == batch.total_tokens(), "gae: returns.size() == batch.total_tokens()",
-          out.returns.size());
+  expects_one_per_token(out.advantages, batch, "gae: advantages");
+  expects_one_per_token(out.returns, batch, "gae: returns");
 
   gae_recurrence<T> const run{.rewards = of.rewards.data(),
                               .values = of.values.data(),

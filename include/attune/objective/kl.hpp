@@ -21,9 +21,9 @@
 ///
 /// In a reward the score-function gradient leaves out what the estimate itself owes to pi, the last column: nothing
 /// under k1, whose gradient there is that of KL(pi || ref); under k3 it becomes that of KL(pi || ref) - KL(ref || pi).
-/// The last column speaks of one token given those before it: a loss over the tokens of a response leaves out what a token
-/// owes to the KL of later ones, which a reward does not, so that with longer responses only the reward's optimum is that of
-/// KL(pi || ref) over whole responses.
+/// The last column speaks of one token given those before it: a loss over the tokens of a response leaves out what a
+/// token owes to the KL of later ones, which a reward does not, so that with longer responses only the reward's optimum
+/// is that of KL(pi || ref) over whole responses.
 /// Times pi / pi_old, differentiated as well (kl_loss_options.bias_correction), k3 as a loss has the gradient of
 /// KL(pi || ref), over an older policy's samples too; on fresh ones its slope is then d, k2's.
 /// So: k1 in a reward, k2 in a loss, k1 and k3 in a report. Unbiased holds where ref is 0 nowhere that pi is not, and

@@ -11,6 +11,7 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/sequences.hpp>
 #include <attune/core/view.hpp>
+#include <attune/objective/expects_finite_tokens.hpp>
 #include <attune/objective/token_objectives.hpp>
 
 /// The door for another training framework: its logits, or its hidden states and output matrix, in; gradients out, in
@@ -92,7 +93,7 @@ void logps_on_logits(B& backend, matrix_view<typename B::storage const> logits, 
                      std::span<typename B::scalar> logps, loss_workspace<typename B::scalar>& workspace) {
   validate(batch, logits.cols);
   expects(logits.rows == batch.total_tokens(), "logps_on_logits: logits.rows == batch.total_tokens()", logits.rows);
-  expects(logps.size() == batch.total_tokens(), "logps_on_logits: logps.size() == batch.total_tokens()", logps.size());
+  expects_one_per_token(logps, batch, "logps_on_logits: logps");
   workspace.prepare(batch, {});
   backend.token_logps(logits, workspace.targets, workspace.forward());
   std::ranges::copy(workspace.by_token(workspace.logps), logps.begin());
@@ -106,7 +107,7 @@ void logps_on_hidden(B& backend, matrix_view<typename B::storage const> hidden,
   validate(batch, head.rows);
   expects(hidden.rows == batch.total_tokens(), "logps_on_hidden: hidden.rows == batch.total_tokens()", hidden.rows);
   expects(hidden.cols == head.cols, "logps_on_hidden: hidden.cols == head.cols", hidden.cols);
-  expects(logps.size() == batch.total_tokens(), "logps_on_hidden: logps.size() == batch.total_tokens()", logps.size());
+  expects_one_per_token(logps, batch, "logps_on_hidden: logps");
   workspace.prepare(batch, {});
   workspace.linear.resize(backend.linear_workspace(hidden.rows, head.rows, head.cols));
   backend.linear_token_logps(hidden, head, workspace.targets, workspace.forward(), workspace.linear);

@@ -285,8 +285,8 @@ double policy_gradient_by_sequence(policy_gradient_tokens<T> const& of, sequence
 /// Expects a valid batch of a sequence or more, sizes equal to batch.total_tokens(), finite numbers where the mask is 1
 /// (where it is 0 they are not used), totals as loss_aggregation.hpp has them. Slopes may be the memory of the logps.
 /// With ref_logps and kl_loss_coef 0 only the statistics see the reference. Arithmetic in double, but see
-/// ppo_float_run.hpp for PPO's float; sums in a fixed tree; a number beyond T's range is T's largest. Allocates nothing;
-/// writes nothing if it throws.
+/// ppo_float_run.hpp for PPO's float; sums in a fixed tree; a number beyond T's range is T's largest. Allocates
+/// nothing; writes nothing if it throws.
 template <class T, PolicyGradientSurrogate S>
 T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::span<T> slopes,
                        aggregation_totals totals, loss_aggregation aggregation, S const& surrogate,
@@ -296,32 +296,29 @@ T policy_gradient_loss(policy_gradient_tokens<T> of, sequences_view batch, std::
   validate(batch, (std::numeric_limits<std::size_t>::max)());
   expects(batch.size() > 0, "policy_gradient_loss: at least one sequence");
   bool const with_reference = !of.ref_logps.empty();
-  std::size_t const tokens = batch.total_tokens();
-  expects(of.logps.size() == tokens, "policy_gradient_loss: logps.size() == batch.total_tokens()", of.logps.size());
-  expects(of.old_logps.size() == tokens, "policy_gradient_loss: old_logps.size() == batch.total_tokens()", of.old_logps.size());
-  expects(of.advantages.size() == tokens, "policy_gradient_loss: advantages.size() == batch.total_tokens()", of.advantages.size());
-  expects(with_reference || kl_loss.kl_loss_coef == 0.0 || tokens == 0,
+  expects_one_per_token(of.logps, batch, "policy_gradient_loss: logps");
+  expects_one_per_token(of.old_logps, batch, "policy_gradient_loss: old_logps");
+  expects_one_per_token(of.advantages, batch, "policy_gradient_loss: advantages");
+  expects(with_reference || kl_loss.kl_loss_coef == 0.0 || batch.total_tokens() == 0,
           "policy_gradient_loss: ref_logps, which kl_loss_coef > 0 needs");
-  expects(!with_reference || of.ref_logps.size() == tokens, "policy_gradient_loss: ref_logps.size() == batch.total_tokens()",
-          of.ref_logps.size());
-  expects(slopes.size() == tokens, "policy_gradient_loss: slopes.size() == batch.total_tokens()", slopes.size());
+  if (with_reference) expects_one_per_token(of.ref_logps, batch, "policy_gradient_loss: ref_logps");
+  expects_one_per_token(slopes, batch, "policy_gradient_loss: slopes");
   validate(aggregation, totals, batch);
 
-  if constexpr (requires(double& loss) {
-                  policy_gradient_in_float(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics, loss);
-                }) {
-    double loss = 0.0;
+  double loss = 0.0;
+  if constexpr (requires {
+                  policy_gradient_in_float(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics,
+                                           loss);
+                })
     if (policy_gradient_in_float(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics, loss))
       return saturate_cast<T>(loss);
-  }
   expects_finite_tokens(of.logps, batch, "policy_gradient_loss: logps");
   expects_finite_tokens(of.old_logps, batch, "policy_gradient_loss: old_logps");
   expects_finite_tokens(of.advantages, batch, "policy_gradient_loss: advantages");
   if (with_reference) expects_finite_tokens(of.ref_logps, batch, "policy_gradient_loss: ref_logps");
   bool const by_token = ratio_level_of(surrogate) == ratio_level::token;
-  double const loss =
-      by_token ? policy_gradient_by_token(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics)
-               : policy_gradient_by_sequence(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics);
+  loss = by_token ? policy_gradient_by_token(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics)
+                  : policy_gradient_by_sequence(of, batch, slopes, totals, aggregation, surrogate, kl_loss, statistics);
   return saturate_cast<T>(loss);
 }
 

@@ -76,10 +76,8 @@ T process_reward_loss(process_scores<T> of, sequences_view batch, std::span<T> s
   validate(batch, (std::numeric_limits<std::size_t>::max)());
   expects(batch.size() > 0, "process_reward_loss: at least one sequence");
   expects_finite_tokens(of.scores, batch, "process_reward_loss: scores");
-  expects(of.labels.size() == batch.total_tokens(), "process_reward_loss: labels.size() == batch.total_tokens()",
-          of.labels.size());
-  expects(slopes.size() == batch.total_tokens(), "process_reward_loss: slopes.size() == batch.total_tokens()",
-          slopes.size());
+  expects_one_per_token(of.labels, batch, "process_reward_loss: labels");
+  expects_one_per_token(slopes, batch, "process_reward_loss: slopes");
   for (std::size_t b = 0; b < batch.size(); ++b)
     for (std::size_t t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t)
       if (batch.mask[t] != 0 && of.labels[t] > 1)

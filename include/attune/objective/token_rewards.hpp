@@ -52,8 +52,7 @@ void token_rewards(scored_responses<T> of, sequences_view batch, std::span<T> re
   expects_finite_tokens(of.ref_logps, batch, "token_rewards: ref_logps");
   expects(of.scores.size() == batch.size(), "token_rewards: scores.size() == batch.size()", of.scores.size());
   expects_finite(of.scores, "token_rewards: scores");
-  expects(rewards.size() == batch.total_tokens(), "token_rewards: rewards.size() == batch.total_tokens()",
-          rewards.size());
+  expects_one_per_token(rewards, batch, "token_rewards: rewards");
   for (std::size_t b = 0; b < batch.size(); ++b)
     expects(completion_tokens(batch.sequence_mask(b)) > 0,
             "token_rewards: a masked-in token in every sequence, to bear its score; found none in sequence", b);

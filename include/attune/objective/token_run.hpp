@@ -7,8 +7,8 @@
 #include <attune/core/stable_math.hpp>
 #include <attune/objective/kl.hpp>
 
-/// Some completion tokens side by side, in double: what the policy gradient losses run over, since a compiler makes vectors
-/// of plain loops over numbers that alias nothing and of no others.
+/// Some completion tokens side by side, in double: what the policy gradient losses run over, since a compiler makes
+/// vectors of plain loops over numbers that alias nothing and of no others.
 namespace attune {
 
 struct token_run {

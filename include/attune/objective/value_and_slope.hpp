@@ -52,8 +52,8 @@ template <class T>
   }
 }
 
-/// The same of `count` numbers, by the same arithmetic. Three plain loops and a function of its own: what g++ 12 makes vectors of, where
-/// the loop around a whole objective stays scalar. No aliasing.
+/// The same of `count` numbers, by the same arithmetic. Three plain loops and a function of its own: what g++ 12 makes
+/// vectors of, where the loop around a whole objective stays scalar. No aliasing.
 [[gnu::noinline]] inline void negative_log_sigmoids(double const* z, std::size_t count, double* value,
                                                     double* slope) noexcept {
   for (std::size_t k = 0; k < count; ++k) slope[k] = exp_plain(z[k] > 0 ? -z[k] : z[k]);

@@ -86,7 +86,7 @@ T value_loss(value_tokens<T> of, sequences_view batch, std::span<T> slopes, aggr
   expects(!clips || !of.old_values.empty() || batch.total_tokens() == 0,
           "value_loss: old_values, which cliprange_value > 0 needs");
   if (clips) expects_finite_tokens(of.old_values, batch, "value_loss: old_values");
-  expects(slopes.size() == batch.total_tokens(), "value_loss: slopes.size() == batch.total_tokens()", slopes.size());
+  expects_one_per_token(slopes, batch, "value_loss: slopes");
   validate(loss_aggregation::token_mean, totals, batch);
 
   double const weight = token_weight(loss_aggregation::token_mean, totals, 1);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <limits>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <attune/concepts/backend.hpp>
@@ -26,9 +27,14 @@
 ///   loss_on_logit_shards       all of it, for shards in one process
 ///
 /// Any backend serves: a shard is a vocabulary to it, and what it owes to the others is a slope of its normaliser.
-/// One shard gives the bits of the unsharded operations. With more, the normaliser is summed in another order, so that
-/// numbers per row differ by 4 epsilon (1 + |log_normalizer|) of scalar at most beyond the backend's own error, and
-/// gradients by as much of their slope.
+/// One shard gives the bits of the unsharded operations. With more, and partials that are off by their rounding to
+/// scalar alone, a number x of a row is off by 3 epsilon (shards + |log_normalizer| + |x|) at most, the entropy by that
+/// times 1 + log V (and the mean in double by epsilon |x| / 2 per shard more, which its sum may lose): a shard's
+/// normaliser z_s is rounded, and |z_s|, averaged as the derivatives of x do, is |log_normalizer| + |x| + log(shards)
+/// at most. Without |x| there is no bound: the z_s of an improbable target's shard is as far away. Beyond that, x has
+/// the errors of the backend in its partials. Gradients of the same normalisers differ from the unsharded ones by 4
+/// epsilon of the sum of their row's slopes in size, that of the entropy times 1 + log V: five roundings here, three
+/// there.
 namespace attune {
 
 /// Scratch of one shard: allocates nothing once it has seen as many rows.
@@ -42,6 +48,15 @@ struct shard_workspace {
 [[nodiscard]] constexpr bool shard_has(std::size_t first, std::size_t size, token_id target) noexcept {
   return target != no_target && static_cast<std::size_t>(target) >= first &&
          static_cast<std::size_t>(target) - first < size;
+}
+
+/// Throws contract_violation, naming the place, the row and the value, unless every target is an entry of the whole
+/// vocabulary or no_target: no shard has such a one, and each would take it for another's.
+inline void expects_targets_in_all(std::span<token_id const> targets, std::size_t vocabulary, char const* place) {
+  for (std::size_t i = 0; i < targets.size(); ++i)
+    if (targets[i] != no_target && !shard_has(0, vocabulary, targets[i])) [[unlikely]]
+      throw contract_violation(std::string(place) + ": row " + std::to_string(i) + ": expected a target below " +
+                               std::to_string(vocabulary) + " or no_target, got " + std::to_string(targets[i]));
 }
 
 /// The targets as the shard counts them, into workspace.targets. A target of another shard becomes entry 0, any one:
@@ -60,7 +75,7 @@ void localize_targets(std::size_t first, std::size_t size, std::span<token_id co
 /// What one shard knows of each row: its own normaliser, mean, entropy and collision, and the log-probability of the
 /// target among its own entries, -inf where the target is another shard's. A row of the shard that is all -inf is no
 /// error here: its normaliser is -inf. `first`: the vocabulary entry of the shard's column 0. Targets count the whole
-/// vocabulary.
+/// vocabulary, whose size no shard knows here: one beyond it is refused by combine_shards.
 template <Backend B>
 void shard_token_logps(B& backend, matrix_view<typename B::storage const> logits, std::size_t first,
                        std::span<token_id const> targets, row_logps<typename B::scalar> partial,
@@ -88,7 +103,8 @@ void shard_token_logps(B& backend, matrix_view<typename B::storage const> logits
 
 /// The rows of the whole vocabulary from those of all its shards, in order; sizes[s] entries in shard s. Writes what is
 /// not empty in `out`, for which every partial must have the same; out may be one of the partials. In double, shard by
-/// shard. A row that no shard has a number for is NaN, as in an unsharded row; 0 without a target.
+/// shard. A row that no shard has a number for is NaN, as in an unsharded row; 0 without a target. Refuses a target
+/// outside the vocabulary.
 template <class T>
 void combine_shards(std::span<row_logps<T> const> partials, std::span<std::size_t const> sizes,
                     std::span<token_id const> targets, row_logps<T> out) {
@@ -105,6 +121,7 @@ void combine_shards(std::span<row_logps<T> const> partials, std::span<std::size_
                 agrees(out.mean_logps, p.mean_logps) && agrees(out.entropies, p.entropies) &&
                 agrees(out.collisions, p.collisions),
             "combine_shards: one of each number per row, in every partial that `out` asks for");
+  expects_targets_in_all(targets, vocabulary, "combine_shards");
 
   constexpr double lowest = -std::numeric_limits<double>::infinity();
   auto const wide = [](std::span<T> values, std::size_t i) { return static_cast<double>(values[i]); };
@@ -151,7 +168,7 @@ void combine_shards(std::span<row_logps<T> const> partials, std::span<std::size_
 }
 
 /// The gradient in one shard's logits, of slopes that belong to the rows of the whole vocabulary, with its normalisers
-/// (and entropies, in `slopes`). Overwrites dlogits, which may be the logits.
+/// (and entropies, in `slopes`). Overwrites dlogits, which may be the logits. Refuses a target outside the vocabulary.
 template <Backend B>
 void shard_token_logps_adjoint(B& backend, matrix_view<typename B::storage const> logits, std::size_t first,
                                std::size_t vocabulary, std::span<token_id const> targets,
@@ -163,6 +180,7 @@ void shard_token_logps_adjoint(B& backend, matrix_view<typename B::storage const
           first + logits.cols);
   expects(targets.size() == logits.rows, "shard_token_logps_adjoint: one target per row", targets.size());
   expects(slopes.logps.size() == logits.rows, "shard_token_logps_adjoint: one slope per row", slopes.logps.size());
+  expects_targets_in_all(targets, vocabulary, "shard_token_logps_adjoint");
   localize_targets(first, logits.cols, targets, workspace);
   bool const with_mean = !slopes.mean_logps.empty(), with_normalizers = !slopes.log_normalizers.empty();
   workspace.slopes.assign(slopes.logps.begin(), slopes.logps.end());

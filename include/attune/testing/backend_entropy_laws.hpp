@@ -23,8 +23,8 @@ namespace attune::testing {
 ///   entropies          against the definition in long double, 0 without a target, also at large logits, beside masked
 ///                      entries and in nearly certain rows; NaN where the row has no distribution; the other outputs do
 ///                      not change for them
-///   entropy adjoint    the same of the gradient, in place or not, of logits or through the linear head; with slopes of 0
-///                      it is that without entropies
+///   entropy adjoint    the same of the gradient, in place or not, of logits or through the linear head; with slopes of
+///                      0 it is that without entropies
 template <Backend B>
 class backend_entropy_law_check {
  public:
@@ -43,7 +43,9 @@ class backend_entropy_law_check {
     }
     rows(law_case<S>(5, 64, 3.0, 1e4));
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    T const lowest = std::same_as<S, f16> ? T(-65504) : std::same_as<S, bf16> ? T(-3.38e38) : std::numeric_limits<T>::lowest();
+    T const lowest = std::same_as<S, f16>    ? T(-65504)
+                     : std::same_as<S, bf16> ? T(-3.38e38)
+                                             : std::numeric_limits<T>::lowest();
     backend_law_case<S> c = law_case<S>(5, 64, 3.0, 0.0);
     for (std::size_t i = 0; i < 5; ++i)
       for (std::size_t v = i; v < 64; v += 3) c.logits[i * c.stride + v] = S(v % 2 == 0 ? -infinity : lowest);
@@ -75,13 +77,15 @@ class backend_entropy_law_check {
   template <class X>
   static double steepness(backend_law_case<X> const& c, std::size_t i) {
     auto const size = [](T x) { return std::abs(static_cast<double>(x)); };
-    return size(c.slopes[i]) + size(c.mean_slopes[i]) + size(c.entropy_slopes[i]) * (1.0 + std::log(static_cast<double>(c.vocabulary)));
+    return size(c.slopes[i]) + size(c.mean_slopes[i]) +
+           size(c.entropy_slopes[i]) * (1.0 + std::log(static_cast<double>(c.vocabulary)));
   }
 
   void rows(backend_law_case<S> const& c) {
     double const bound = tolerance(c.vocabulary, c.scale);
     std::size_t const n = c.rows;
-    std::vector<T> logps(n), normalizers(n), means(n), entropies(n, T(9)), plain_logps(n), plain_normalizers(n), plain_means(n);
+    std::vector<T> logps(n), normalizers(n), means(n), entropies(n, T(9)), plain_logps(n), plain_normalizers(n),
+        plain_means(n);
     backend_.token_logps(c.view(), c.targets, {logps, normalizers, means, entropies});
     backend_.token_logps(c.view(), c.targets, {plain_logps, plain_normalizers, plain_means});
     std::vector<T> const given = rounded(c.log_normalizers), exact = rounded(c.entropies), none(n, T(0));
@@ -119,13 +123,15 @@ class backend_entropy_law_check {
     for (std::size_t i = 0; i < n; ++i)
       for (std::size_t k = 0; k < v; ++k) {
         long double sum = 0.0L;
-        for (std::size_t d = 0; d < width; ++d) sum += static_cast<long double>(hidden[i * width + d]) * static_cast<long double>(head[k * width + d]);
+        for (std::size_t d = 0; d < width; ++d)
+          sum += static_cast<long double>(hidden[i * width + d]) * static_cast<long double>(head[k * width + d]);
         c.logits[i * c.stride + k] = static_cast<T>(sum);
       }
     c.solve();
     double const bound = tolerance(v, c.scale) * (1.0 + std::sqrt(static_cast<double>(width)));
     std::size_t const elements = backend_.linear_workspace(n, v, width);
-    std::vector<T> room(elements + 1), logps(n), normalizers(n), entropies(n, T(9));  // one more, as some write past the end
+    std::vector<T> room(elements + 1);  // one more, as some write past the end
+    std::vector<T> logps(n), normalizers(n), entropies(n, T(9));
     std::span<T> const memory(room.data(), elements);
     auto const h = as_matrix<S const>(hidden.data(), n, width);
     auto const w = as_matrix<S const>(head.data(), v, width);
@@ -135,15 +141,19 @@ class backend_entropy_law_check {
     std::vector<T> dhead(v * width, T(3));
     backend_.linear_token_logps_adjoint(h, w, c.targets, given, {c.slopes, c.mean_slopes, exact, c.entropy_slopes},
                                         as_matrix(dhidden.data(), n, width), as_matrix(dhead.data(), v, width), memory);
-    auto const dlogit = [&](std::size_t i, std::size_t k) { return c.gradient[i * v + k] + c.entropy_gradient[i * v + k]; };
+    auto const dlogit = [&](std::size_t i, std::size_t k) {
+      return c.gradient[i * v + k] + c.entropy_gradient[i * v + k];
+    };
     for (std::size_t i = 0; i < n; ++i) {
-      std::string const where = "linear, V=" + std::to_string(v) + " D=" + std::to_string(width) + " row " + std::to_string(i);
+      std::string const where =
+          "linear, V=" + std::to_string(v) + " D=" + std::to_string(width) + " row " + std::to_string(i);
       bool const asked = c.targets[i] != no_target;
       book_.compare("entropies", where, entropies[i], c.entropies[i], asked ? bound : 0.0);
       for (std::size_t d = 0; d < width; ++d) {
         long double sum = 0.0L;
         for (std::size_t k = 0; k < v; ++k) sum += dlogit(i, k) * static_cast<long double>(head[k * width + d]);
-        book_.compare("entropy adjoint", where, dhidden[i * width + d], sum, asked ? 16.0 * bound * steepness(c, i) + backend_law_case<S>::rounding(sum) : 0.0);
+        book_.compare("entropy adjoint", where, dhidden[i * width + d], sum,
+                      asked ? 16.0 * bound * steepness(c, i) + backend_law_case<S>::rounding(sum) : 0.0);
       }
     }
     for (std::size_t k = 0; k < v; ++k)
@@ -154,8 +164,8 @@ class backend_entropy_law_check {
           sum += dlogit(i, k) * static_cast<long double>(hidden[i * width + d]);
           steep += steepness(c, i);
         }
-        book_.compare("entropy adjoint", "dhead, V=" + std::to_string(v) + " row " + std::to_string(k), dhead[k * width + d], sum,
-                      16.0 * bound * steep);
+        book_.compare("entropy adjoint", "dhead, V=" + std::to_string(v) + " row " + std::to_string(k),
+                      dhead[k * width + d], sum, 16.0 * bound * steep);
       }
   }
 

@@ -119,7 +119,8 @@ class backend_kl_law_check {
     double scale = 1.0;
     for (std::vector<S> const* values : {&c.logits, &c.ref_logits})
       for (S const x : *values)
-        if (std::isfinite(x) && static_cast<T>(x) != nowhere) scale = (std::max)(scale, std::abs(static_cast<double>(x)));
+        if (std::isfinite(x) && static_cast<T>(x) != nowhere)
+          scale = (std::max)(scale, std::abs(static_cast<double>(x)));
     return slack_ * 16.0 * epsilon * (1.0 + std::log(static_cast<double>(c.vocabulary))) * scale;
   }
 

@@ -33,7 +33,8 @@ struct backend_law_case {
   static constexpr S gap = S(-77.0f);  ///< lies between the rows
 
   backend_law_case(std::size_t n, std::size_t v, random_stream random, double spread = 3.0, double shift = 0.0)
-      : rows(n), vocabulary(v), stride(v + 3), logits(n * stride, gap), slopes(n), mean_slopes(n), entropy_slopes(n), targets(n) {
+      : rows(n), vocabulary(v), stride(v + 3), logits(n * stride, gap), slopes(n), mean_slopes(n), entropy_slopes(n),
+        targets(n) {
     for (std::size_t i = 0; i < n; ++i) {
       for (std::size_t k = 0; k < v; ++k) logits[i * stride + k] = S(static_cast<T>(shift + spread * random.normal()));
       slopes[i] = static_cast<T>(random.normal());
@@ -82,7 +83,8 @@ struct backend_law_case {
       for (std::size_t v = 0; v < vocabulary; ++v) {
         long double const p = std::exp(static_cast<long double>(x[v]) - log_normalizers[i]);
         long double const hit = static_cast<token_id>(v) == targets[i] ? 1.0L : 0.0L;
-        bool const absent = static_cast<T>(x[v]) == -std::numeric_limits<T>::infinity() && !std::isnan(log_normalizers[i]);
+        bool const absent =
+            static_cast<T>(x[v]) == -std::numeric_limits<T>::infinity() && !std::isnan(log_normalizers[i]);
         gradient[i * vocabulary + v] =
             absent ? 0.0L : slopes[i] * (hit - p) + mean_slopes[i] * (1.0L / static_cast<long double>(vocabulary) - p);
         if (p > 0.0L)  // and 0 where it is not

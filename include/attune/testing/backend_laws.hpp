@@ -16,6 +16,7 @@
 #include <attune/testing/backend_entropy_laws.hpp>
 #include <attune/testing/backend_kl_laws.hpp>
 #include <attune/testing/backend_law_case.hpp>
+#include <attune/testing/backend_linear_laws.hpp>
 #include <attune/testing/backend_term_laws.hpp>
 #include <attune/testing/broken_law.hpp>
 #include <attune/testing/worst_case_book.hpp>
@@ -41,9 +42,7 @@ struct backend_law_options {
 ///   bad rows stay alone   NaN, +inf, all -inf: NaN in that row, numbers in the others
 ///   pure                  equal arguments, equal bits
 ///   local                 a row's results do not depend on the other rows
-///   linear                linear_token_logps against token_logps of the product
-///   linear adjoint        dhidden overwritten, dhead added to, against the chain rule in long double
-///   workspace             linear_workspace(N, V, D) elements suffice, whatever they hold
+///   linear, linear adjoint, workspace   see backend_linear_law_check
 ///   entropies, entropy adjoint   see backend_entropy_law_check
 ///   collisions, normalizer adjoint   see backend_term_law_check
 ///   kl, kl adjoint        see backend_kl_law_check
@@ -66,10 +65,9 @@ class backend_law_check {
         token_rows("log-probabilities", "adjoint", c);
         in_place(c);
         local(c);
-        linear(n, v, v % 2 == 0 ? 16 : 5);
       }
+    backend_linear_law_check<B>(backend_, book_, options_.slack, options_.seed).run();
     token_rows("large logits", "large logits", backend_law_case<S>(5, 64, stream(), 3.0, 1e4));
-    linear(300, 32, 8);
     masked_vocabulary();
     bad_rows();
     backend_entropy_law_check<B>(backend_, book_, options_.slack, options_.seed).run();
@@ -87,7 +85,8 @@ class backend_law_check {
 
   struct rows_out {
     std::vector<T> logps, log_normalizers, mean_logps, entropies;
-    explicit rows_out(std::size_t n) : logps(n, T(9)), log_normalizers(n, T(9)), mean_logps(n, T(9)), entropies(n, T(9)) {}
+    explicit rows_out(std::size_t n)
+        : logps(n, T(9)), log_normalizers(n, T(9)), mean_logps(n, T(9)), entropies(n, T(9)) {}
     row_logps<T> spans() { return {logps, log_normalizers, mean_logps, entropies}; }
   };
 
@@ -108,12 +107,6 @@ class backend_law_check {
   }
 
   static bool is_zero(S x) { return static_cast<T>(x) == T(0); }
-
-  static std::vector<S> stored(std::size_t count, random_stream& random) {
-    std::vector<S> x(count);
-    for (S& a : x) a = S(static_cast<T>(random.normal()));
-    return x;
-  }
 
   std::vector<T> rounded(std::vector<long double> const& x) const {
     std::vector<T> y(x.size());
@@ -158,10 +151,12 @@ class backend_law_check {
         book_.compare(adjoint_law, where, d, expected, bound * steepness + rounding(expected));
         bool const absent = std::isinf(c.logits[i * c.stride + v]);
         long double const without_mean = absent ? expected : expected - share + c.mean_slopes[i] * p;
-        book_.compare(adjoint_law, where, plain[i * c.stride + v], without_mean, bound * steepness + rounding(without_mean));
+        book_.compare(adjoint_law, where, plain[i * c.stride + v], without_mean,
+                      bound * steepness + rounding(without_mean));
       }
       for (std::size_t k = c.vocabulary; k < c.stride; ++k)
-        book_.require("row stride", where, static_cast<T>(gradient[i * c.stride + k]) == static_cast<T>(backend_law_case<S>::gap));
+        book_.require("row stride", where,
+                      static_cast<T>(gradient[i * c.stride + k]) == static_cast<T>(backend_law_case<S>::gap));
     }
   }
 
@@ -184,7 +179,8 @@ class backend_law_check {
     backend_.token_logps(c.view(), c.targets, out.spans());
     std::vector<T> const normalizers = rounded(c.log_normalizers), entropies = rounded(c.entropies);
     std::vector<S> gradient(c.rows * c.stride);
-    backend_.token_logps_adjoint(c.view(), c.targets, normalizers, {c.slopes, c.mean_slopes, entropies, c.entropy_slopes},
+    backend_.token_logps_adjoint(c.view(), c.targets, normalizers,
+                                 {c.slopes, c.mean_slopes, entropies, c.entropy_slopes},
                                  {gradient.data(), c.rows, c.vocabulary, c.stride});
     for (std::size_t i = 0; i < c.rows; ++i) {
       std::vector<S> moved(c.vocabulary + 1), alone(c.vocabulary + 1);
@@ -207,59 +203,6 @@ class backend_law_check {
         book_.compare("local", where, alone[v + 1], gradient[i * c.stride + v],
                       bound == 0.0 ? 0.0 : bound + 2.0 * rounding(gradient[i * c.stride + v]));
     }
-  }
-
-  /// Hidden states and a head whose product is known, against the chain rule through it.
-  void linear(std::size_t n, std::size_t v, std::size_t width) {
-    backend_law_case<T> c(n, v, stream());  // the product is never stored
-    random_stream random = stream();
-    std::vector<S> const hidden = stored(n * width, random), head = stored(v * width, random);
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t k = 0; k < v; ++k) {
-        long double sum = 0.0L;
-        for (std::size_t d = 0; d < width; ++d)
-          sum += static_cast<long double>(hidden[i * width + d]) * static_cast<long double>(head[k * width + d]);
-        c.logits[i * c.stride + k] = static_cast<T>(sum);
-      }
-    c.solve();
-    double const bound = tolerance(static_cast<double>(v), c.scale) * (1.0 + std::sqrt(static_cast<double>(width)));
-
-    std::size_t const elements = backend_.linear_workspace(n, v, width);
-    std::vector<T> memory(elements + 2, std::numeric_limits<T>::quiet_NaN());
-    memory.front() = memory.back() = T(5);
-    std::span<T> const workspace(memory.data() + 1, elements);
-    rows_out out(n);
-    auto const h = as_matrix<S const>(hidden.data(), n, width);
-    auto const w = as_matrix<S const>(head.data(), v, width);
-    backend_.linear_token_logps(h, w, c.targets, out.spans(), workspace);
-    std::vector<S> dhidden(n * width, S(3.0f));
-    std::vector<T> dhead(v * width, T(3));
-    std::vector<T> const normalizers = rounded(c.log_normalizers);
-    backend_.linear_token_logps_adjoint(h, w, c.targets, normalizers, {c.slopes, c.mean_slopes},
-                                        as_matrix(dhidden.data(), n, width), as_matrix(dhead.data(), v, width),
-                                        workspace);
-    book_.require("workspace", place(n, v, 0), memory.front() == T(5) && memory.back() == T(5));
-
-    for (std::size_t i = 0; i < n; ++i) {
-      std::string const where = place(n, v, i) + " D=" + std::to_string(width);
-      bool const asked = c.targets[i] != no_target;
-      book_.compare(asked ? "linear" : "no target", where, out.logps[i], c.logps[i], asked ? bound : 0.0);
-      if (asked) book_.compare("linear", where, out.log_normalizers[i], c.log_normalizers[i], bound);
-      if (asked) book_.compare("linear", where, out.mean_logps[i], c.mean_logps[i], bound);
-      for (std::size_t d = 0; d < width; ++d) {
-        long double sum = 0.0L;
-        for (std::size_t k = 0; k < v; ++k) sum += c.gradient[i * v + k] * static_cast<long double>(head[k * width + d]);
-        book_.compare(asked ? "linear adjoint" : "no target", where, dhidden[i * width + d], sum,
-                      asked ? 16.0 * bound + rounding(sum) : 0.0);
-      }
-    }
-    for (std::size_t k = 0; k < v; ++k)
-      for (std::size_t d = 0; d < width; ++d) {
-        long double sum = 3.0L;
-        for (std::size_t i = 0; i < n; ++i) sum += c.gradient[i * v + k] * static_cast<long double>(hidden[i * width + d]);
-        book_.compare("linear adjoint", place(n, v, k) + " of dhead", dhead[k * width + d], sum,
-                      16.0 * bound * std::sqrt(static_cast<double>(n)));
-      }
   }
 
   void masked_vocabulary() {

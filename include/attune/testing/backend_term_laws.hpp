@@ -47,7 +47,9 @@ class backend_term_law_check {
     }
     rows(law_case<S>(5, 64, 3.0, 1e4));
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    T const lowest = std::same_as<S, f16> ? T(-65504) : std::same_as<S, bf16> ? T(-3.38e38) : std::numeric_limits<T>::lowest();
+    T const lowest = std::same_as<S, f16>    ? T(-65504)
+                     : std::same_as<S, bf16> ? T(-3.38e38)
+                                             : std::numeric_limits<T>::lowest();
     law<S> c = law_case<S>(5, 64, 3.0, 0.0);
     for (std::size_t i = 0; i < 5; ++i)
       for (std::size_t v = i; v < 64; v += 3)
@@ -125,7 +127,8 @@ class backend_term_law_check {
     std::vector<T> collisions(n, T(9));
     backend_.token_logps(c.view(), c.targets, {with.logps, with.normalizers, with.means, with.entropies, collisions});
     backend_.token_logps(c.view(), c.targets, {without.logps, without.normalizers, without.means, without.entropies});
-    book_.require("collisions", "V=" + std::to_string(c.vocabulary) + ": the other outputs changed", with.same(without));
+    book_.require("collisions", "V=" + std::to_string(c.vocabulary) + ": the other outputs changed",
+                  with.same(without));
 
     std::vector<T> const given = rounded(c.log_normalizers), exact = rounded(c.entropies), none(n, T(0));
     std::vector<S> apart(n * c.stride), alone = apart, flat = apart, plain = apart, both = c.logits;

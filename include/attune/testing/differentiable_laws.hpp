@@ -59,7 +59,8 @@ void check_differentiable_laws(law_book& book, Model& model, std::vector<typenam
   std::vector<std::pair<scalar const*, scalar const*>> addresses;
   for (auto&& p : model.parameters()) {
     book.expect(names.insert(std::string(p.name)).second, "stable", "two parameters are named " + std::string(p.name));
-    book.expect(p.value.size() == p.gradient.size(), "stable", std::string(p.name) + ": value and gradient differ in size");
+    book.expect(p.value.size() == p.gradient.size(), "stable",
+                std::string(p.name) + ": value and gradient differ in size");
     book.expect(p.shape[0] * p.shape[1] == p.value.size(), "stable", std::string(p.name) + ": shape and size disagree");
     addresses.emplace_back(p.value.data(), p.gradient.data());
   }
@@ -73,7 +74,8 @@ void check_differentiable_laws(law_book& book, Model& model, std::vector<typenam
   values twice = once;
   for (scalar& g : twice) g += g;
   double const doubled = largest_difference(view(copied_gradients(model)), view(twice));
-  book.expect(doubled <= tolerance, "accumulates", "two equal calls are off from twice one by " + std::to_string(doubled));
+  book.expect(doubled <= tolerance, "accumulates",
+              "two equal calls are off from twice one by " + std::to_string(doubled));
 
   values const kept = copied_gradients(model);
   accumulate(values(slopes.size(), scalar(0)));
@@ -137,7 +139,8 @@ void check_differentiable_laws(law_book& book, Model& model, std::vector<typenam
 
   std::size_t i = 0;
   for (auto&& p : model.parameters()) {
-    book.expect(i < addresses.size() && addresses[i] == std::pair<scalar const*, scalar const*>(p.value.data(), p.gradient.data()),
+    book.expect(i < addresses.size() &&
+                    addresses[i] == std::pair<scalar const*, scalar const*>(p.value.data(), p.gradient.data()),
                 "stable", std::string(p.name) + ": its address changed");
     ++i;
   }

@@ -49,16 +49,19 @@ template <GenerativePolicy P>
   sequences_view const h = again;
   book.expect(std::ranges::equal(g.tokens, h.tokens), "pure",
               "a second call drew other tokens");
-  book.expect(g.size() == p.size(), "shape", std::to_string(g.size()) + " sequences for " + std::to_string(p.size()) + " prompts");
+  book.expect(g.size() == p.size(), "shape",
+              std::to_string(g.size()) + " sequences for " + std::to_string(p.size()) + " prompts");
   for (std::size_t b = 0; b < g.size() && b < p.size(); ++b) {
     std::string const which = "prompt " + std::to_string(b);
     std::size_t const fresh = g.length(b) < p.length(b) ? 0 : g.length(b) - p.length(b);
-    book.expect(fresh >= 1 && fresh <= sampling.max_new_tokens, "shape", which + ": " + std::to_string(fresh) + " new tokens");
+    book.expect(fresh >= 1 && fresh <= sampling.max_new_tokens, "shape",
+                which + ": " + std::to_string(fresh) + " new tokens");
     if (fresh == 0) continue;
     auto const begin = g.sequence(b).first(p.length(b));
     book.expect(std::ranges::equal(begin, p.sequence(b)), "shape", which + ": the prompt is not repeated");
     for (std::size_t i = 0; i < g.length(b); ++i)
-      book.expect(g.sequence_mask(b)[i] == (i < p.length(b) ? 0 : 1), "shape", which + ": the mask is not the completion");
+      book.expect(g.sequence_mask(b)[i] == (i < p.length(b) ? 0 : 1), "shape",
+                  which + ": the mask is not the completion");
     sequences alone, drawn;
     alone.push_back(p.sequence(b), {});
     sampling_options own = sampling;
@@ -75,9 +78,11 @@ template <GenerativePolicy P>
   policy.generate(many, sampling, out);
   sequences_view const m = out;
   std::vector<double> counts(vocabulary);
-  book.expect(m.size() == o.draws, "shape", std::to_string(m.size()) + " sequences for " + std::to_string(o.draws) + " prompts");
+  book.expect(m.size() == o.draws, "shape",
+              std::to_string(m.size()) + " sequences for " + std::to_string(o.draws) + " prompts");
   for (std::size_t i = 0; i < m.size(); ++i) {
-    book.expect(m.length(i) == p.length(0) + 1, "shape", "asked for one token, got a sequence of " + std::to_string(m.length(i)));
+    book.expect(m.length(i) == p.length(0) + 1, "shape",
+                "asked for one token, got a sequence of " + std::to_string(m.length(i)));
     if (m.length(i) == 0) continue;
     std::size_t const token = static_cast<std::size_t>(m.sequence(i).back());
     book.expect(token < vocabulary, "distribution", "a token outside the vocabulary: " + std::to_string(token));
@@ -104,14 +109,15 @@ template <GenerativePolicy P>
   if (rare_expected > 0.0) cell(rare_seen, (std::max)(rare_expected, 5.0));
   if (degrees >= 1.0)
     book.expect(chi_square <= degrees + 5.0 * std::sqrt(2.0 * degrees) + 12.0, "distribution",
-                "chi-square " + std::to_string(chi_square) + " with " + std::to_string(degrees) + " degrees of freedom over " +
-                    std::to_string(o.draws) + " draws");
+                "chi-square " + std::to_string(chi_square) + " with " + std::to_string(degrees) +
+                    " degrees of freedom over " + std::to_string(o.draws) + " draws");
   return std::move(book).broken();
 }
 
 /// What a sampler should say of a token, had the slow way from the log-probabilities of the whole vocabulary: tempered,
 /// filtered, renormalised; minus infinity where the filters leave it out.
-[[nodiscard]] inline double filtered_log_prob(std::vector<double> const& logps, token_id id, sampling_options const& o) {
+[[nodiscard]] inline double filtered_log_prob(std::vector<double> const& logps, token_id id,
+                                              sampling_options const& o) {
   double const none = -std::numeric_limits<double>::infinity();
   std::vector<std::size_t> order(logps.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -149,17 +155,19 @@ template <ScoredGenerativePolicy P>
       {.temperature = 0.8, .top_k = 3, .top_p = 0.65, .max_new_tokens = limit, .seed = o.seed},
       {.temperature = 0.0, .max_new_tokens = limit}};
   for (sampling_options const& options : tried) {
-    std::string const how = "temperature " + std::to_string(options.temperature) + ", top-k " + std::to_string(options.top_k) +
-                            ", top-p " + std::to_string(options.top_p);
+    std::string const how = "temperature " + std::to_string(options.temperature) + ", top-k " +
+                            std::to_string(options.top_k) + ", top-p " + std::to_string(options.top_p);
     sequences plain, out;
     std::vector<T> drawn(3, T(9)), scored;
     policy.generate(prompts, options, plain);
     policy.generate(prompts, options, out, drawn);
     sequences_view const g = out;
-    book.expect(std::ranges::equal(g.tokens, plain.view().tokens) && std::ranges::equal(g.offsets, plain.view().offsets),
-                "same sample", how + ": asking for log-probabilities changed the tokens");
-    book.expect(drawn.size() == g.total_tokens(), "shape",
-                how + ": " + std::to_string(drawn.size()) + " entries for " + std::to_string(g.total_tokens()) + " tokens");
+    book.expect(
+        std::ranges::equal(g.tokens, plain.view().tokens) && std::ranges::equal(g.offsets, plain.view().offsets),
+        "same sample", how + ": asking for log-probabilities changed the tokens");
+    book.expect(
+        drawn.size() == g.total_tokens(), "shape",
+        how + ": " + std::to_string(drawn.size()) + " entries for " + std::to_string(g.total_tokens()) + " tokens");
     if (drawn.size() != g.total_tokens()) continue;
     scored.resize(g.total_tokens());
     static_cast<P const&>(policy).log_probs(g, std::span<T>(scored));

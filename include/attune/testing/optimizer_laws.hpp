@@ -18,8 +18,8 @@
 
 namespace attune::testing {
 
-/// Laws of Optimizer: "zeroes" (no gradient is left after step and zero_gradient), "moves" (a step with a gradient and a
-/// rate changes something), "rate 0" (parameters keep their bits), "repeatable" (equal state and gradients give equal
+/// Laws of Optimizer: "zeroes" (no gradient is left after step and zero_gradient), "moves" (a step with a gradient and
+/// a rate changes something), "rate 0" (parameters keep their bits), "repeatable" (equal state and gradients give equal
 /// bits), "state" (visit_state holds all of it: a fresh optimiser given the bytes goes on in the same bits), "not
 /// finite" (such a gradient changes neither parameters nor state, and is reported), "norm" (grad_norm is the global L2
 /// norm), "clips" (gradients that clip to the same thing give the same step within rounding).
@@ -45,7 +45,8 @@ template <class Model, class Make>
   };
   auto const state = [](auto& optimizer, Model& m) {
     bytes all;
-    optimizer.visit_state(m, [&](std::string_view, std::span<std::byte> piece) { all.emplace_back(piece.begin(), piece.end()); });
+    optimizer.visit_state(
+        m, [&](std::string_view, std::span<std::byte> piece) { all.emplace_back(piece.begin(), piece.end()); });
     return all;
   };
   auto const restore = [](auto& optimizer, Model& m, bytes const& all) {

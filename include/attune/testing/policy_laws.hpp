@@ -27,7 +27,8 @@ struct policy_law_options {
 };
 
 /// Random sequences with prompts and completions of different lengths.
-[[nodiscard]] inline sequences law_sequences(std::size_t vocabulary, policy_law_options const& o, random_stream& random) {
+[[nodiscard]] inline sequences law_sequences(std::size_t vocabulary, policy_law_options const& o,
+                                             random_stream& random) {
   sequences out;
   std::vector<token_id> text;
   for (std::size_t b = 0; b < o.batch; ++b) {
@@ -93,7 +94,8 @@ template <ReferencePolicy R>
       }
       sequences_view const view = all;
       std::vector<T> const out = log_probs(view);
-      for (std::size_t i = 0; i < view.size(); ++i) total += std::exp(static_cast<double>(out[view.offsets[i + 1] - 1]));
+      for (std::size_t i = 0; i < view.size(); ++i)
+        total += std::exp(static_cast<double>(out[view.offsets[i + 1] - 1]));
     }
     book.expect(std::abs(total - 1.0) <= tolerance * 10.0, "normalised",
                 which + ": the probabilities of its last token add up to " + std::to_string(total));
@@ -146,9 +148,12 @@ template <Policy P>
   check_differentiable_laws(
       book, policy, slopes, random, tolerance, outputs,
       [&](std::vector<T> const& given) {
-        policy.accumulate_gradient(s, [&](std::span<T const>, std::span<T> ask) { std::copy(given.begin(), given.end(), ask.begin()); });
+        policy.accumulate_gradient(
+            s, [&](std::span<T const>, std::span<T> ask) { std::copy(given.begin(), given.end(), ask.begin()); });
       },
-      [&] { policy.accumulate_gradient(s, [](std::span<T const>, std::span<T>) { throw law_violation("on purpose"); }); });
+      [&] {
+        policy.accumulate_gradient(s, [](std::span<T const>, std::span<T>) { throw law_violation("on purpose"); });
+      });
   return std::move(book).broken();
 }
 

@@ -19,7 +19,8 @@ namespace attune::testing {
 
 /// Laws of RewardModel: "finite", "pure", "local" (a score does not depend on the neighbours nor on their order).
 template <RewardModel M>
-[[nodiscard]] std::vector<broken_law> check_reward_model_laws(M& model, std::size_t vocabulary, policy_law_options o = {}) {
+[[nodiscard]] std::vector<broken_law> check_reward_model_laws(M& model, std::size_t vocabulary,
+                                                              policy_law_options o = {}) {
   double const tolerance = o.tolerance > 0.0 ? o.tolerance : model_tolerance<float>;
   law_book book;
   random_stream random(o.seed, 4);
@@ -73,7 +74,8 @@ template <TrainableRewardModel M>
   std::vector<double> called(s.size());
   model(s, std::span<double>(called));
   for (std::size_t b = 0; b < s.size(); ++b)
-    book.expect(std::abs(called[b] - static_cast<double>(expected[b])) <= tolerance * (1.0 + std::abs(called[b])), "consistent",
+    book.expect(std::abs(called[b] - static_cast<double>(expected[b])) <= tolerance * (1.0 + std::abs(called[b])),
+                "consistent",
                 "scores says " + std::to_string(expected[b]) + ", the call operator " + std::to_string(called[b]));
   std::size_t asked = 0;
   model.accumulate_score_gradient(s, [&](std::span<T const> scores, std::span<T> ask) {
@@ -88,9 +90,12 @@ template <TrainableRewardModel M>
   check_differentiable_laws(
       book, model, slopes, random, tolerance, outputs,
       [&](std::vector<T> const& given) {
-        model.accumulate_score_gradient(s, [&](std::span<T const>, std::span<T> ask) { std::copy(given.begin(), given.end(), ask.begin()); });
+        model.accumulate_score_gradient(
+            s, [&](std::span<T const>, std::span<T> ask) { std::copy(given.begin(), given.end(), ask.begin()); });
       },
-      [&] { model.accumulate_score_gradient(s, [](std::span<T const>, std::span<T>) { throw law_violation("on purpose"); }); });
+      [&] {
+        model.accumulate_score_gradient(s, [](std::span<T const>, std::span<T>) { throw law_violation("on purpose"); });
+      });
   return std::move(book).broken();
 }
 

@@ -19,11 +19,12 @@
 
 namespace attune::testing {
 
-/// Laws of TemperedPolicy: the distribution at a temperature is that at 1 to the power of its inverse ("tempered"), bits
-/// return with 1 ("restored"), what is no temperature is refused ("refuses"), a copy has the original's ("copied"); and
-/// of a Policy all laws hold at another temperature, each under its own name.
+/// Laws of TemperedPolicy: the distribution at a temperature is that at 1 to the power of its inverse ("tempered"),
+/// bits return with 1 ("restored"), what is no temperature is refused ("refuses"), a copy has the original's
+/// ("copied"); and of a Policy all laws hold at another temperature, each under its own name.
 template <TemperedPolicy P>
-[[nodiscard]] std::vector<broken_law> check_tempered_policy_laws(P& policy, std::size_t vocabulary, policy_law_options o = {}) {
+[[nodiscard]] std::vector<broken_law> check_tempered_policy_laws(P& policy, std::size_t vocabulary,
+                                                                 policy_law_options o = {}) {
   using T = typename P::scalar;
   double const tolerance = o.tolerance > 0.0 ? o.tolerance : model_tolerance<T>;
   law_book book;
@@ -50,28 +51,33 @@ template <TemperedPolicy P>
     for (std::size_t t = 2; t < plain.size(); t += 3) sum += std::exp(static_cast<double>(plain[t]) / temperature);
     for (std::size_t t = 2; t < plain.size(); t += 3) {
       double const expected = static_cast<double>(plain[t]) / temperature - std::log(sum);
-      book.expect(std::abs(static_cast<double>(tempered[t]) - expected) <= tolerance * (1.0 + std::abs(expected)), "tempered",
-                  "at " + std::to_string(temperature) + " a log-probability is " + std::to_string(tempered[t]) + ", expected " +
-                      std::to_string(expected));
+      book.expect(std::abs(static_cast<double>(tempered[t]) - expected) <= tolerance * (1.0 + std::abs(expected)),
+                  "tempered",
+                  "at " + std::to_string(temperature) + " a log-probability is " + std::to_string(tempered[t]) +
+                      ", expected " + std::to_string(expected));
     }
     if constexpr (std::copy_constructible<P>) {
       P const copy = policy;
-      book.expect(copy.temperature() == temperature && same_bits(std::span<T const>(log_probs(copy)), std::span<T const>(tempered)),
+      book.expect(copy.temperature() == temperature &&
+                      same_bits(std::span<T const>(log_probs(copy)), std::span<T const>(tempered)),
                   "copied", "a copy has another temperature");
     }
   }
-  for (double const wrong : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+  for (double const wrong :
+       {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     bool refused = false;
     try {
       policy.set_temperature(wrong);
     } catch (contract_violation const&) {
       refused = policy.temperature() == 3.0;
     }
-    book.expect(refused, "refuses", "a temperature of " + std::to_string(wrong) + " was not, or changed the one there was");
+    book.expect(refused, "refuses",
+                "a temperature of " + std::to_string(wrong) + " was not, or changed the one there was");
   }
   if constexpr (Policy<P>) {
     policy.set_temperature(0.7);
-    for (broken_law const& law : check_policy_laws(policy, vocabulary, o)) book.expect(false, law.name.c_str(), law.evidence);
+    for (broken_law const& law : check_policy_laws(policy, vocabulary, o))
+      book.expect(false, law.name.c_str(), law.evidence);
     if constexpr (TermedPolicy<P>)
       for (broken_law const& law : check_termed_policy_laws(policy, vocabulary, o))
         book.expect(false, law.name.c_str(), law.evidence);

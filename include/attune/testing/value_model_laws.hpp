@@ -20,7 +20,8 @@ namespace attune::testing {
 /// Laws of ValueModel: "masked", "finite", "pure", "causal", "local", "consistent", "asks once", "linear", "exact",
 /// "accumulates", "stable", "ask throws". Parameters are moved and put back; gradients are zero afterwards.
 template <ValueModel M>
-[[nodiscard]] std::vector<broken_law> check_value_model_laws(M& model, std::size_t vocabulary, policy_law_options o = {}) {
+[[nodiscard]] std::vector<broken_law> check_value_model_laws(M& model, std::size_t vocabulary,
+                                                             policy_law_options o = {}) {
   using T = typename M::scalar;
   double const tolerance = o.tolerance > 0.0 ? o.tolerance : model_tolerance<T>;
   law_book book;
@@ -38,7 +39,8 @@ template <ValueModel M>
     if (s.mask[t] == 0) book.expect(values[t] == T(0), "masked", place + " where the mask is 0");
     else book.expect(std::isfinite(values[t]), "finite", place);
   }
-  book.expect(same_bits(std::span<T const>(values), std::span<T const>(values_of(s))), "pure", "a second call wrote other bits");
+  book.expect(same_bits(std::span<T const>(values), std::span<T const>(values_of(s))), "pure",
+              "a second call wrote other bits");
 
   sequences reversed;
   for (std::size_t b = s.size(); b-- > 0;) reversed.push_back_masked(s.sequence(b), s.sequence_mask(b));
@@ -65,8 +67,8 @@ template <ValueModel M>
       std::vector<T> const after = values_of(edited);
       double const leaked = largest_difference(std::span<T const>(after).first(changed + 1), part.first(changed + 1));
       book.expect(leaked <= tolerance, "causal",
-                  which + ": changing token " + std::to_string(changed) + " and later ones moved values up to its own by " +
-                      std::to_string(leaked));
+                  which + ": changing token " + std::to_string(changed) +
+                      " and later ones moved values up to its own by " + std::to_string(leaked));
     }
   }
 
@@ -88,9 +90,12 @@ template <ValueModel M>
   check_differentiable_laws(
       book, model, slopes, random, tolerance, [&] { return values_of(s); },
       [&](std::vector<T> const& given) {
-        model.accumulate_value_gradient(s, [&](std::span<T const>, std::span<T> ask) { std::copy(given.begin(), given.end(), ask.begin()); });
+        model.accumulate_value_gradient(
+            s, [&](std::span<T const>, std::span<T> ask) { std::copy(given.begin(), given.end(), ask.begin()); });
       },
-      [&] { model.accumulate_value_gradient(s, [](std::span<T const>, std::span<T>) { throw law_violation("on purpose"); }); });
+      [&] {
+        model.accumulate_value_gradient(s, [](std::span<T const>, std::span<T>) { throw law_violation("on purpose"); });
+      });
   return std::move(book).broken();
 }
 
@@ -98,14 +103,16 @@ template <ValueModel M>
 /// readings are those of log_probs and values), "asks once", "joint" (the gradient is the sum of the two separate ones)
 /// and "ask throws". Gradients are zero afterwards.
 template <ActorCritic P>
-[[nodiscard]] std::vector<broken_law> check_actor_critic_laws(P& model, std::size_t vocabulary, policy_law_options o = {}) {
+[[nodiscard]] std::vector<broken_law> check_actor_critic_laws(P& model, std::size_t vocabulary,
+                                                              policy_law_options o = {}) {
   using T = typename P::scalar;
   double const tolerance = o.tolerance > 0.0 ? o.tolerance : model_tolerance<T>;
   law_book book;
   random_stream random(o.seed, 8);
   sequences const batch = law_sequences(vocabulary, o, random);
   sequences_view const s = batch;
-  std::vector<T> logps(s.total_tokens()), values(s.total_tokens()), both_logps(logps.size(), T(77)), both_values = both_logps;
+  std::vector<T> logps(s.total_tokens()), values(s.total_tokens()), both_logps(logps.size(), T(77)),
+      both_values = both_logps;
   static_cast<P const&>(model).log_probs(s, std::span<T>(logps));
   static_cast<P const&>(model).values(s, std::span<T>(values));
   static_cast<P const&>(model).log_probs_and_values(s, std::span<T>(both_logps), std::span<T>(both_values));
@@ -123,9 +130,11 @@ template <ActorCritic P>
       value_slopes[t] = static_cast<T>(random.normal());
     }
   clear_gradients(model);
-  model.accumulate_gradient(s, [&](std::span<T const>, std::span<T> ask) { std::copy(slopes.begin(), slopes.end(), ask.begin()); });
-  model.accumulate_value_gradient(
-      s, [&](std::span<T const>, std::span<T> ask) { std::copy(value_slopes.begin(), value_slopes.end(), ask.begin()); });
+  model.accumulate_gradient(
+      s, [&](std::span<T const>, std::span<T> ask) { std::copy(slopes.begin(), slopes.end(), ask.begin()); });
+  model.accumulate_value_gradient(s, [&](std::span<T const>, std::span<T> ask) {
+    std::copy(value_slopes.begin(), value_slopes.end(), ask.begin());
+  });
   std::vector<T> const apart = copied_gradients(model);
   clear_gradients(model);
   std::size_t asked = 0;
@@ -140,7 +149,8 @@ template <ActorCritic P>
   book.expect(asked == 1, "asks once", "ask was called " + std::to_string(asked) + " times");
   std::vector<T> const kept = copied_gradients(model);
   double const off = largest_difference(std::span<T const>(kept), std::span<T const>(apart));
-  book.expect(off <= tolerance, "joint", "the gradient differs from the sum of the separate ones by " + std::to_string(off));
+  book.expect(off <= tolerance, "joint",
+              "the gradient differs from the sum of the separate ones by " + std::to_string(off));
   try {
     model.accumulate_gradient_with_values(s, [](std::span<T const>, std::span<T const>, std::span<T>, std::span<T>) {
       throw law_violation("on purpose");

@@ -155,7 +155,8 @@ class adamw {
     return {.beta1 = static_cast<moment>(options_.beta1),
             .beta2 = static_cast<moment>(options_.beta2),
             .epsilon = static_cast<moment>(options_.epsilon),
-            .step_size = static_cast<moment>(learning_rate / (1.0 - std::pow(options_.beta1, t)) * (corrected ? 1.0 : second)),
+            .step_size =
+                static_cast<moment>(learning_rate / (1.0 - std::pow(options_.beta1, t)) * (corrected ? 1.0 : second)),
             .second_scale = static_cast<moment>(corrected ? 1.0 / second : 1.0),
             .decay = static_cast<moment>(decay ? 1.0 - learning_rate * options_.weight_decay : 1.0),
             .gradient_scale = static_cast<moment>(gradient_scale)};

@@ -27,8 +27,8 @@
 
 namespace attune {
 
-/// Trust-region DPO (Gorbatovski et al. 2024, "Learn your reference model for real good alignment", eqs. 5 and 6): every so
-/// many steps the reference becomes mixup_alpha * policy + (1 - mixup_alpha) * reference; 1 replaces it.
+/// Trust-region DPO (Gorbatovski et al. 2024, "Learn your reference model for real good alignment", eqs. 5 and 6):
+/// every so many steps the reference becomes mixup_alpha * policy + (1 - mixup_alpha) * reference; 1 replaces it.
 struct reference_sync_options {
   double mixup_alpha = 0.6;      ///< TRL: ref_model_mixup_alpha; (0, 1]
   std::size_t sync_steps = 512;  ///< TRL: ref_model_sync_steps; optimiser steps; >= 1
@@ -56,7 +56,7 @@ struct dpo_trainer_options {
   bool use_weighting = false;
   /// Move the reference towards the policy as training goes on (TR-DPO); needs a SynchronizedReference.
   std::optional<reference_sync_options> sync_ref_model = {};
-  double ld_alpha = 1.0;  ///< weight of the tokens by which one response is longer than the other; [0, 1]; see ld_dpo.hpp
+  double ld_alpha = 1.0;  ///< weight of the tokens by which one response is longer than the other; [0, 1]: ld_dpo.hpp
   /// Refuse to start unless policy and reference agree on the first step, where DPO's loss must be ln 2. false: the
   /// reference is another model on purpose.
   bool require_reference_equals_policy = true;
@@ -72,11 +72,11 @@ concept PairReference = ReferencePolicy<R> || std::same_as<R, reference_cache> |
 /// Pairwise preference losses as a stage of the training loop.
 ///
 /// Metrics, over the pairs since the last report, in TRL's definitions: rewards/chosen and rewards/rejected (means of
-/// beta * log-ratio, whatever the loss; of beta * log-probability without a reference; beta is that of the first loss that
-/// has one), rewards/accuracies (share with chosen strictly above rejected: 0 at the first step, where all are equal),
-/// rewards/margins, logps/chosen and logps/rejected (means of log pi of whole responses). That logps/chosen falls while the
-/// margin grows is DPO's known habit, not a defect of the run. nll_loss, where the loss has a likelihood term (sft, CPO,
-/// ORPO): the mean over pairs of -log pi(chosen) per token.
+/// beta * log-ratio, whatever the loss; of beta * log-probability without a reference; beta is that of the first loss
+/// that has one), rewards/accuracies (share with chosen strictly above rejected: 0 at the first step, where all are
+/// equal), rewards/margins, logps/chosen and logps/rejected (means of log pi of whole responses). That logps/chosen
+/// falls while the margin grows is DPO's known habit, not a defect of the run. nll_loss, where the loss has a
+/// likelihood term (sft, CPO, ORPO): the mean over pairs of -log pi(chosen) per token.
 template <Policy P, PairReference R>
 class dpo_stage {
  public:
@@ -85,9 +85,9 @@ class dpo_stage {
   static constexpr bool follows = SynchronizedReference<R, P>;
   using reference_type = std::conditional_t<follows, R, R const>;
   static constexpr std::string_view name = "dpo";
-  static constexpr std::array<std::string_view, 7> metric_names{"rewards/chosen",  "rewards/rejected", "rewards/accuracies",
-                                                                "rewards/margins", "logps/chosen",     "logps/rejected",
-                                                                "nll_loss"};
+  static constexpr std::array<std::string_view, 7> metric_names{
+      "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+      "logps/rejected", "nll_loss"};
 
   dpo_stage(P& policy, reference_type& reference, dpo_trainer_options const& options)
       : policy_(policy),
@@ -117,7 +117,8 @@ class dpo_stage {
   void bind(Train const& train, Evaluation const* evaluation) {
     if constexpr (std::same_as<R, reference_cache>) {
       train_sums_ = reference_.sums(fingerprint(rows_as<example, Train>{train}));
-      if (evaluation != nullptr) evaluation_sums_ = reference_.sums(fingerprint(rows_as<example, Evaluation>{*evaluation}));
+      if (evaluation != nullptr)
+        evaluation_sums_ = reference_.sums(fingerprint(rows_as<example, Evaluation>{*evaluation}));
     }
   }
 

@@ -13,8 +13,8 @@
 
 namespace attune {
 
-/// Direct preference optimisation of a policy against a reference, or by a loss that needs none (door 3). All three are borrowed and must outlive the
-/// trainer.
+/// Direct preference optimisation of a policy against a reference, or by a loss that needs none (door 3). All three are
+/// borrowed and must outlive the trainer.
 ///
 ///   frozen reference{policy};
 ///   dpo_trainer trainer{policy, reference, optimizer,

@@ -21,8 +21,9 @@
 #include <attune/train/rollout.hpp>
 #include <attune/train/rollout_options.hpp>
 
-/// Online DPO (Guo et al. 2024, "Direct language model alignment from online AI feedback"; TRL: OnlineDPOTrainer): the pairs of
-/// a step are drawn from the policy itself and ordered by a reward, so that what is learnt from is never somebody else's.
+/// Online DPO (Guo et al. 2024, "Direct language model alignment from online AI feedback"; TRL: OnlineDPOTrainer): the
+/// pairs of a step are drawn from the policy itself and ordered by a reward, so that what is learnt from is never
+/// somebody else's.
 namespace attune {
 
 struct online_dpo_trainer_options {
@@ -44,8 +45,8 @@ inline void validate(online_dpo_trainer_options const& o) {
 
 /// dpo_stage over pairs that it draws. Everything else, reports and checkpoints with it, is the training loop's.
 ///
-/// Metrics: dpo_stage's, and objective/scores (mean of all that were drawn), rollout/pairs (share of prompts that gave one),
-/// completions/mean_length (tokens).
+/// Metrics: dpo_stage's, and objective/scores (mean of all that were drawn), rollout/pairs (share of prompts that gave
+/// one), completions/mean_length (tokens).
 template <Policy P, ReferencePolicy R, RewardModel M>
   requires GenerativePolicy<P>
 class online_dpo_stage {
@@ -68,7 +69,8 @@ class online_dpo_stage {
         reward_(reward),
         options_(options.rollout),
         batch_size_(options.dpo.loop.batch_size),
-        collect_(policy, reference, reward, options.rollout, options.dpo.loop.micro_batch_tokens, options.dpo.loop.seed) {}
+        collect_(policy, reference, reward, options.rollout, options.dpo.loop.micro_batch_tokens,
+                 options.dpo.loop.seed) {}
 
   /// Responses of step s are numbered from s * batch_size * num_generations: what they are does not depend on what was
   /// drawn before, so that a resumed run draws the same.
@@ -135,8 +137,8 @@ class online_dpo_stage {
 template <class P, class R, class M>
 online_dpo_stage(P&, R const&, M&, online_dpo_trainer_options const&) -> online_dpo_stage<P, R, M>;
 
-/// Online DPO of a policy against a reference, by a reward (door 3): any callable from sequences to scores, a judge among
-/// them. All four are borrowed and must outlive the trainer.
+/// Online DPO of a policy against a reference, by a reward (door 3): any callable from sequences to scores, a judge
+/// among them. All four are borrowed and must outlive the trainer.
 ///
 ///   online_dpo_trainer trainer{policy, reference, reward, optimizer, {.dpo = {.loop = {.batch_size = 32}}}};
 ///   training_summary const summary = trainer.fit(prompts, sink);
@@ -148,13 +150,15 @@ class online_dpo_trainer {
  public:
   using reference_type = typename dpo_stage<P, R>::reference_type;
 
-  online_dpo_trainer(P& policy, reference_type& reference, M& reward, O& optimizer, online_dpo_trainer_options options = {})
+  online_dpo_trainer(P& policy, reference_type& reference, M& reward, O& optimizer,
+                     online_dpo_trainer_options options = {})
       : policy_(policy), reference_(reference), reward_(reward), optimizer_(optimizer), options_(std::move(options)) {
     validate(options_);
     expects(static_cast<void const*>(&policy) != static_cast<void const*>(&reference),
             "online_dpo_trainer: a reference that is not the policy itself, which moves; wrap a copy in frozen");
   }
-  online_dpo_trainer(P& policy, R const&& reference, M& reward, O& optimizer, online_dpo_trainer_options options = {}) = delete;
+  online_dpo_trainer(P& policy, R const&& reference, M& reward, O& optimizer,
+                     online_dpo_trainer_options options = {}) = delete;
 
   template <PromptDataset D>
   training_summary fit(D const& prompts) {

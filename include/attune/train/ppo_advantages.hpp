@@ -89,7 +89,8 @@ class ppo_advantages {
     sequence_sums<double>(rewards_, s, sums_);
   }
 
-  static void lengthen(std::span<double const> values, sequences_view s, sequences_view longer, std::vector<double>& out) {
+  static void lengthen(std::span<double const> values, sequences_view s, sequences_view longer,
+                       std::vector<double>& out) {
     out.assign(longer.total_tokens(), 0.0);
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t k = 0; k < s.length(b); ++k) out[longer.offsets[b] + k] = values[s.offsets[b] + k];
@@ -136,9 +137,10 @@ class ppo_advantages {
     out.values.clear();
     out.returns.clear();
     out.advantages.resize(s.total_tokens());
-    out.equal_groups = group_advantages(
-        sums_, sums_,
-        {.baseline = baseline(), .num_generations = options_.rollout.num_generations, .std_epsilon = options_.std_epsilon});
+    out.equal_groups = group_advantages(sums_, sums_,
+                                        {.baseline = baseline(),
+                                         .num_generations = options_.rollout.num_generations,
+                                         .std_epsilon = options_.std_epsilon});
     broadcast_slopes<double>(sums_, s, out.advantages);
   }
 

@@ -20,12 +20,13 @@ namespace attune {
 /// What PPO reports of its updates: means over the updates since the last report, under TRL's names. Over completion
 /// tokens alone, each with one weight; prompts, and padding where others have it, have no part in them.
 ///
-///   objective/kl, objective/kl_k3     nats per response, two unbiased estimates from the rollout: 0 at the first update.
-///                                     k1 below 0 by more than noise says that sampler and scorer differ
+///   objective/kl, objective/kl_k3     nats per response, two unbiased estimates from the rollout: 0 at the first
+///                                     update. k1 below 0 by more than noise says that sampler and scorer differ
 ///   objective/entropy                 -log pi of a response, mean
 ///   objective/scores                  of the reward model, dropped groups included; non_score_reward: the KL's part;
 ///                                     rlhf_reward: both
-///   policy/approxkl_avg               (log-ratio to the rollout's policy)^2 / 2; policy/clipfrac_avg: tokens at the bound
+///   policy/approxkl_avg               (log-ratio to the rollout's policy)^2 / 2; policy/clipfrac_avg: tokens at the
+///                                     bound
 ///   policy/entropy_avg                nats per token, with an entropy bonus alone
 ///   loss/policy_avg, loss/value_avg   per mini-batch; val/clipfrac_avg: tokens at the value's bound
 ///   val/ratio, val/ratio_var          of pi / pi_old
@@ -39,16 +40,16 @@ namespace attune {
 struct ppo_figures {
   enum figure : std::size_t {
     kl, kl_k3, entropy_of_responses, non_score_reward, rlhf_reward, scores, approxkl, clipfrac, entropy, policy_loss,
-    value_loss_avg, value_clipfrac, ratio, ratio_squared, eos, length, equal_groups, grad_norm, critic_grad_norm, log_ratio,
-    early_stops, dropped_groups,
+    value_loss_avg, value_clipfrac, ratio, ratio_squared, eos, length, equal_groups, grad_norm, critic_grad_norm,
+    log_ratio, early_stops, dropped_groups,
     count
   };
   static constexpr std::array<std::string_view, count> names{
       "objective/kl", "objective/kl_k3", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
       "objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg", "loss/policy_avg",
-      "loss/value_avg", "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "completions/mean_length",
-      "frac_reward_zero_std", "grad_norm", "critic_grad_norm", "rollout/log_ratio", "early_stops",
-      "rollout/dropped_groups"};
+      "loss/value_avg", "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens",
+      "completions/mean_length", "frac_reward_zero_std", "grad_norm", "critic_grad_norm", "rollout/log_ratio",
+      "early_stops", "rollout/dropped_groups"};
 
   std::array<metric_sum, count> sums{};  ///< bytes of a checkpoint: no padding
 
@@ -91,7 +92,8 @@ struct ppo_figures {
     for (std::size_t i = 0; i < count; ++i) {
       if (sums[i].weight == 0.0) continue;
       double value = sums[i].mean();
-      if (i == ratio_squared) value = (std::max)(0.0, value - sums[ratio].mean() * sums[ratio].mean());  // but for rounding
+      if (i == ratio_squared)
+        value = (std::max)(0.0, value - sums[ratio].mean() * sums[ratio].mean());  // but for rounding
       metrics.push_back({names[i], value});
     }
   }

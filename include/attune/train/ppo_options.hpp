@@ -36,13 +36,14 @@ enum class advantage_estimator {
 enum class score_position {
   end_token,  ///< the response's last; the value after it is 0
   after_end,  ///< the position after it, as in TRL and Huang et al. 2024: lambda discounts the score and the critic's
-              ///< value there replaces a part of it. For parity; a response of max_new_tokens bears it on its last token
+              ///< value there replaces a part of it. For parity; a response of max_new_tokens bears it on its last
+              ///< token
 };
 
 struct ppo_trainer_options {
   /// A step is an update: batch_size prompts, num_generations responses to each, num_ppo_epochs passes over them in
-  /// num_mini_batches optimiser steps. The schedule runs over updates. There are no eval_steps. Large models are trained
-  /// with a learning rate of 3e-6 (Huang et al. 2024); loop_options' default suits small ones.
+  /// num_mini_batches optimiser steps. The schedule runs over updates. There are no eval_steps. Large models are
+  /// trained with a learning rate of 3e-6 (Huang et al. 2024); loop_options' default suits small ones.
   loop_options loop = {};
   rollout_options rollout = {};
   kl_options kl = {};
@@ -91,7 +92,8 @@ inline void validate(ppo_trainer_options const& o) {
   expects(o.num_ppo_epochs >= 1, "ppo_trainer_options.num_ppo_epochs >= 1", o.num_ppo_epochs);
   expects(o.num_mini_batches >= 1 && o.num_mini_batches <= o.loop.batch_size * r.num_generations,
           "ppo_trainer_options.num_mini_batches in [1, batch_size * num_generations]", o.num_mini_batches);
-  expects(o.target_kl >= 0.0 && std::isfinite(o.target_kl), "ppo_trainer_options.target_kl >= 0 and finite", o.target_kl);
+  expects(o.target_kl >= 0.0 && std::isfinite(o.target_kl), "ppo_trainer_options.target_kl >= 0 and finite",
+          o.target_kl);
   expects(o.std_epsilon > 0.0 && std::isfinite(o.std_epsilon), "ppo_trainer_options.std_epsilon > 0 and finite",
           o.std_epsilon);
   bool const grouped = o.advantages != advantage_estimator::gae;

@@ -48,8 +48,8 @@ namespace attune {
 ///                       {.rollout = {.stop_tokens = {end}}, .kl = {.kl_coef = 0.05}}};
 ///   trainer.fit(prompts, sink);
 ///
-/// A step is an update: sample responses, score them, advantages, num_ppo_epochs x num_mini_batches optimiser steps. The
-/// reward is any RewardModel, a lambda over sequences included. Everything is borrowed and must outlive the trainer.
+/// A step is an update: sample responses, score them, advantages, num_ppo_epochs x num_mini_batches optimiser steps.
+/// The reward is any RewardModel, a lambda over sequences included. All is borrowed and must outlive the trainer.
 ///
 /// What an update does is a function of parameters, optimiser states, kl_coef and its number, so a run that was killed
 /// and resumed ends in the same bits; checkpoints, made between updates, hold all of these. If an update throws, the
@@ -190,7 +190,8 @@ class ppo_trainer {
       if (number == 0 && options_.require_reference_equals_policy) expects_reference_equals_policy(rollout_, rounding);
       if (rollout_.responses.size() > 0) outcome = learn(number, critic_rate);
       else targets_ = {};  // no group had anything to teach
-      if (!outcome.finite) throw nonfinite_error("a loss or gradient is not finite; the optimiser steps before it stay made");
+      if (!outcome.finite)
+        throw nonfinite_error("a loss or gradient is not finite; the optimiser steps before it stay made");
     } catch (nonfinite_error const& trouble) {
       if (options_.loop.nonfinite == on_nonfinite::stop)
         throw nonfinite_error("update " + std::to_string(number) + ": " + trouble.what());
@@ -214,7 +215,8 @@ class ppo_trainer {
     if constexpr (has_critic) {
       auto& model = critic_model();
       std::size_t window = (std::numeric_limits<std::size_t>::max)();
-      if constexpr (requires { { model.options().window } -> std::convertible_to<std::size_t>; }) window = model.options().window;
+      if constexpr (requires { { model.options().window } -> std::convertible_to<std::size_t>; })
+        window = model.options().window;
       advantages_.extend(rollout_, window, targets_);
       sequences_view const s = targets_.critic_sequences(rollout_);
       targets_.values.assign(s.total_tokens(), 0.0);
@@ -315,9 +317,9 @@ class ppo_trainer {
   double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
 
   void tell(function_ref<void(report const&)> sink, report_kind kind, std::span<metric const> metrics) const {
-    sink(report{.kind = kind, .stage = stage_name, .step = static_cast<std::size_t>(state_.step),
-                .total_steps = total_steps_, .epoch = static_cast<double>(state_.step) / static_cast<double>(steps_per_epoch_),
-                .tokens = tokens_here_, .seconds = seconds(), .metrics = metrics});
+    double const epoch = static_cast<double>(state_.step) / static_cast<double>(steps_per_epoch_);
+    sink({.kind = kind, .stage = stage_name, .step = static_cast<std::size_t>(state_.step), .total_steps = total_steps_,
+          .epoch = epoch, .tokens = tokens_here_, .seconds = seconds(), .metrics = metrics});
   }
 
   P& policy_;
@@ -338,9 +340,7 @@ class ppo_trainer {
   loop_state state_;
   std::vector<metric> metrics_;
   metric_sum generation_;  // tokens per second, weighted by time; not part of the state
-  std::size_t steps_per_epoch_ = 1;
-  std::size_t total_steps_ = 0;
-  std::size_t tokens_here_ = 0;
+  std::size_t steps_per_epoch_ = 1, total_steps_ = 0, tokens_here_ = 0;
   std::chrono::steady_clock::time_point begin_;
 };
 

@@ -43,9 +43,9 @@ struct ppo_update_outcome {
   bool finite = true;                   ///< false: a loss or gradient was not, and the update ended there
 };
 
-/// Num_ppo_epochs passes over a rollout in mini-batches: the part of PPO in which parameters move. Permutations are drawn
-/// from (seed, update, epoch). Every mini-batch is cut into micro-batches by the token budget under denominators of the
-/// whole mini-batch, so the cut changes rounding alone. Everything is borrowed.
+/// Num_ppo_epochs passes over a rollout in mini-batches: the part of PPO in which parameters move. Permutations are
+/// drawn from (seed, update, epoch). Every mini-batch is cut into micro-batches by the token budget under denominators
+/// of the whole mini-batch, so the cut changes rounding alone. Everything is borrowed.
 template <Policy P, CriticOf<P> Critic, Optimizer<P> O>
 class ppo_update {
  public:
@@ -60,8 +60,8 @@ class ppo_update {
   }
 
   /// `kl_loss_coef`: weight of the KL inside the loss in this update. `critic_rate`: of the separate critic.
-  ppo_update_outcome operator()(rollout const& of, ppo_targets const& targets, std::uint64_t update, double kl_loss_coef,
-                                double learning_rate, double critic_rate) {
+  ppo_update_outcome operator()(rollout const& of, ppo_targets const& targets, std::uint64_t update,
+                                double kl_loss_coef, double learning_rate, double critic_rate) {
     ppo_update_outcome outcome;
     kl_loss_ = {.kl_loss_coef = kl_loss_coef};
     if (kl_loss_coef > 0.0) {
@@ -187,15 +187,16 @@ class ppo_update {
     });
     if constexpr (is_separate_critic<Critic>) {
       using critic_scalar = typename std::remove_cvref_t<decltype(critic_.model)>::scalar;
-      for_response_batches(critic_all, which, options_.loop.micro_batch_tokens, batch_, [&](response_batch const& batch) {
-        std::size_t asked = 0;
-        gather_targets(batch, critic_all);
-        critic_.model.accumulate_value_gradient(
-            batch.tokens(), [&](std::span<critic_scalar const> values, std::span<critic_scalar> slopes) {
-              critic_slopes(batch, values, slopes, asked);
-            });
-        expects(asked == 1, "the critic to call ask exactly once per accumulate_value_gradient", asked);
-      });
+      for_response_batches(
+          critic_all, which, options_.loop.micro_batch_tokens, batch_, [&](response_batch const& batch) {
+            std::size_t asked = 0;
+            gather_targets(batch, critic_all);
+            critic_.model.accumulate_value_gradient(
+                batch.tokens(), [&](std::span<critic_scalar const> values, std::span<critic_scalar> slopes) {
+                  critic_slopes(batch, values, slopes, asked);
+                });
+            expects(asked == 1, "the critic to call ask exactly once per accumulate_value_gradient", asked);
+          });
     }
     outcome.finite = outcome.finite && std::isfinite(policy_loss) && std::isfinite(value_loss_sum);
     if (!outcome.finite) return true;
@@ -241,7 +242,8 @@ class ppo_update {
     if (done.finite) outcome.grad_norm.add(done.grad_norm);
     if constexpr (is_separate_critic<Critic>) {
       if (!done.finite) return critic_.optimizer.zero_gradient(critic_.model);
-      optimizer_report const critic_done = critic_.optimizer.step(critic_.model, {critic_rate, options_.loop.max_grad_norm});
+      optimizer_report const critic_done =
+          critic_.optimizer.step(critic_.model, {critic_rate, options_.loop.max_grad_norm});
       outcome.finite = critic_done.finite;
       if (critic_done.finite) outcome.critic_grad_norm.add(critic_done.grad_norm);
     }
@@ -255,8 +257,9 @@ class ppo_update {
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
         if (s.mask[t] != 0 && !(std::abs(logps_[t] - old_logps_[t]) <= rounding * (1.0 + std::abs(old_logps_[t]))))
           throw contract_violation("ppo: before the first step the ratio is not 1: accumulate_gradient gives token " +
-                                   std::to_string(t - s.offsets[b]) + " of response " + std::to_string(batch.source(b)) +
-                                   " (prompt " + std::to_string(of.prompts[batch.source(b)]) + ") log-probability " +
+                                   std::to_string(t - s.offsets[b]) + " of response " +
+                                   std::to_string(batch.source(b)) + " (prompt " +
+                                   std::to_string(of.prompts[batch.source(b)]) + ") log-probability " +
                                    std::to_string(logps_[t]) + ", log_probs gave " + std::to_string(old_logps_[t]));
   }
 

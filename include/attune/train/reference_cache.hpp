@@ -41,8 +41,8 @@ struct reference_sums {
   }
 };
 
-/// What DPO needs to know of its reference model, computed once: four numbers per pair. With it, training holds one model
-/// in memory and runs no forward pass of another.
+/// What DPO needs to know of its reference model, computed once: four numbers per pair. With it, training holds one
+/// model in memory and runs no forward pass of another.
 ///
 /// The cache knows which model it speaks of (fingerprint of architecture and parameter bits) and which datasets
 /// (fingerprint of every row); asked about another, it throws and names both. It may lie in a file.
@@ -51,7 +51,8 @@ struct reference_sums {
 ///   dpo_trainer trainer{policy, cache, optimizer, options};
 class reference_cache {
  public:
-  /// An empty cache for the model of this fingerprint (model_fingerprint); `epsilon` is the rounding unit of its scalar.
+  /// An empty cache for the model of this fingerprint (model_fingerprint); `epsilon` is the rounding unit of its
+  /// scalar.
   explicit reference_cache(std::uint64_t model, double epsilon = std::numeric_limits<double>::epsilon())
       : model_(model), epsilon_(epsilon) {}
 
@@ -100,7 +101,8 @@ class reference_cache {
     return std::any_of(sections_.begin(), sections_.end(), [&](section const& s) { return s.data == data; });
   }
 
-  /// The sums of a dataset by its fingerprint, one per pair, in its order. contract_violation if the cache has other data.
+  /// The sums of a dataset by its fingerprint, one per pair, in its order. contract_violation if the cache has other
+  /// data.
   std::span<reference_sums const> sums(std::uint64_t data) const {
     for (section const& s : sections_)
       if (s.data == data) return s.sums;
@@ -128,7 +130,8 @@ class reference_cache {
   /// Reads what save wrote. data_error names path and byte.
   [[nodiscard]] static reference_cache load(std::string const& path) {
     checkpoint_reader in(path);
-    if (in.left() < magic.size() || in.text(magic.size()) != magic) in.fail("not an attune reference cache (version 2)");
+    if (in.left() < magic.size() || in.text(magic.size()) != magic)
+      in.fail("not an attune reference cache (version 2)");
     if (in.number<std::uint32_t>() != checkpoint_byte_order) in.fail("written on a machine of the other byte order");
     std::uint64_t const model = in.number<std::uint64_t>();
     reference_cache cache(model, in.number<double>());

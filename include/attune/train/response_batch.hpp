@@ -59,7 +59,8 @@ class response_batch {
 /// if it would carry this one over; one longer than the budget stands alone; 0 sets no limit. `order` is a range of
 /// places in `all`; `batch` is scratch.
 template <std::ranges::input_range Order, class F>
-void for_response_batches(sequences_view all, Order const& order, std::size_t token_budget, response_batch& batch, F&& f) {
+void for_response_batches(sequences_view all, Order const& order, std::size_t token_budget, response_batch& batch,
+                          F&& f) {
   batch.clear();
   for (std::size_t const b : order) {
     if (batch.size() > 0 && token_budget > 0 && batch.tokens().total_tokens() + all.length(b) > token_budget) {

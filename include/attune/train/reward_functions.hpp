@@ -93,7 +93,8 @@ class normalized_reward {
  public:
   normalized_reward(R reward, reward_statistics of) : reward_(std::move(reward)), of_(of) {
     expects(std::isfinite(of.mean), "reward_statistics.mean finite", of.mean);
-    expects(of.deviation > 0.0 && std::isfinite(of.deviation), "reward_statistics.deviation > 0 and finite", of.deviation);
+    expects(of.deviation > 0.0 && std::isfinite(of.deviation), "reward_statistics.deviation > 0 and finite",
+            of.deviation);
   }
 
   void operator()(sequences_view s, std::span<double> scores) {
@@ -106,9 +107,9 @@ class normalized_reward {
   reward_statistics of_;
 };
 
-/// The statistics of a reward over a model's own responses to the first `responses` prompts (round and round if there are
-/// fewer), sampled as `options` say. A function of the arguments: whoever resumes a run asks again and gets the same.
-/// nonfinite_error names a prompt whose reward is not finite; rewards that are all equal have deviation 1.
+/// The statistics of a reward over a model's own responses to the first `responses` prompts (round and round if there
+/// are fewer), sampled as `options` say. A function of the arguments: whoever resumes a run asks again and gets the
+/// same. nonfinite_error names a prompt whose reward is not finite; rewards that are all equal have deviation 1.
 template <GenerativePolicy P, RewardModel R, PromptDataset Prompts>
 [[nodiscard]] reward_statistics measure_reward(P& policy, R& reward, Prompts const& prompts, std::size_t responses,
                                                sampling_options const& options) {

@@ -61,7 +61,11 @@ class rollout_collector {
  public:
   rollout_collector(P& policy, R const& reference, M& reward, rollout_options options, std::size_t micro_batch_tokens,
                     std::uint64_t seed)
-      : policy_(policy), reference_(reference), reward_(reward), options_(std::move(options)), budget_(micro_batch_tokens) {
+      : policy_(policy),
+        reference_(reference),
+        reward_(reward),
+        options_(std::move(options)),
+        budget_(micro_batch_tokens) {
     sampling_ = {.temperature = 1.0,
                  .top_k = options_.top_k,
                  .top_p = options_.top_p,
@@ -133,8 +137,8 @@ class rollout_collector {
     }
   }
 
-  // The policy names a prompt by its place among those it was asked, the user knows the dataset's: alone, the culprit is
-  // refused again.
+  // The policy names a prompt by its place among those it was asked, the user knows the dataset's: alone, the culprit
+  // is refused again.
   std::string refused_prompt(rollout& out) {
     sampling_options shortest = sampling_;
     shortest.max_new_tokens = 1;
@@ -162,7 +166,8 @@ class rollout_collector {
     for (std::size_t b = 0; b < s.size(); ++b)
       for (std::size_t t = s.offsets[b]; t < s.offsets[b + 1]; ++t)
         if (!std::isfinite(out[t]))
-          throw nonfinite_error("rollout: the " + std::string(whose) + "'s log-probabilities are not finite in " + place(of, b));
+          throw nonfinite_error("rollout: the " + std::string(whose) + "'s log-probabilities are not finite in " +
+                                place(of, b));
   }
 
   // Without a filter the sampler's distribution has to be the one that the trainer scores; with one it is reported how
@@ -196,7 +201,8 @@ class rollout_collector {
       for (std::size_t i = 0; i < batch.size(); ++i) out.scores[batch.source(i)] = batch_scores_[i];
     });
     for (std::size_t b = 0; b < s.size(); ++b) {
-      if (!std::isfinite(out.scores[b])) throw nonfinite_error("rollout: the reward is not finite for " + place(out, b));
+      if (!std::isfinite(out.scores[b]))
+        throw nonfinite_error("rollout: the reward is not finite for " + place(out, b));
       bool const truncated = out.finished[b] == 0;
       if (truncated && options_.without_eos == missing_eos::subtract) out.scores[b] -= options_.missing_eos_penalty;
       if (truncated && options_.without_eos == missing_eos::replace) out.scores[b] = -options_.missing_eos_penalty;

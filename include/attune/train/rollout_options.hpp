@@ -25,7 +25,7 @@ struct rollout_options {
   std::size_t num_generations = 1;          ///< responses per prompt; >= 1
   std::size_t max_new_tokens = 53;          ///< length limit of a response; >= 1
   std::vector<token_id> stop_tokens = {};   ///< each ends a response and is kept as its last token
-  std::size_t top_k = 0;                    ///< 0 keeps all tokens. With a filter, samples come from another distribution
+  std::size_t top_k = 0;  ///< 0 keeps all tokens. With a filter, samples come from another distribution
   double top_p = 1.0;                       ///< than the one trained; rollout/log_ratio reports by how much
   missing_eos without_eos = missing_eos::keep;
   double missing_eos_penalty = 1.0;         ///< unit of the scores; > 0

@@ -13,7 +13,8 @@
 
 namespace attune {
 
-/// The checkpoints of one run, as its loop_options ask for them: opened once, before the first step, and written when due.
+/// The checkpoints of one run, as its loop_options ask for them: opened once, before the first step, and written when
+/// due.
 class run_checkpoints {
  public:
   /// Without a checkpoint_folder nothing happens, and `identity` is not asked for. Else the folder is made; if it holds

@@ -24,8 +24,8 @@ struct sft_trainer_options {
   sft_options sft = {};
 };
 
-/// Supervised fine-tuning as a stage of the training loop. Evaluation reports the plain negative log-likelihood, without
-/// label smoothing, DFT's weights or z-loss, so that figures compare across runs.
+/// Supervised fine-tuning as a stage of the training loop. Evaluation reports the plain negative log-likelihood,
+/// without label smoothing, DFT's weights or z-loss, so that figures compare across runs.
 template <Policy P>
 class sft_stage {
  public:

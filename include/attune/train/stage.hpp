@@ -80,7 +80,8 @@ concept StageWithStepEnd = TrainingStage<S> && requires(S& s, std::size_t steps)
 };
 
 /// A stage that makes its examples itself from rows of the dataset:
-///   s.draw(data, rows, step, out)   replaces what is in `out` by the examples of step number `step`, made of those rows
+///   s.draw(data, rows, step, out)   replaces what is in `out` by the examples of step number `step`, made of those
+///                                   rows
 /// What it makes is a function of the parameters, the rows and the number. Modelled by: online_dpo_stage.
 template <class S, class Data>
 concept DrawingStage = TrainingStage<S> && requires(S& s, Data const& data, std::span<std::size_t const> rows,

@@ -10,8 +10,8 @@
 #include <attune/core/stable_math.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// AlphaPO (Gupta et al. 2025, "Reward shape matters for LLM alignment", eq. 5): SimPO with a bent reward. alpha > 0 punishes
-/// improbable responses harder than their log-probability does, alpha < 0 softer.
+/// AlphaPO (Gupta et al. 2025, "Reward shape matters for LLM alignment", eq. 5): SimPO with a bent reward. alpha > 0
+/// punishes improbable responses harder than their log-probability does, alpha < 0 softer.
 namespace attune {
 
 struct alphapo_options {
@@ -31,8 +31,8 @@ inline void validate(alphapo_options const& o) {
   expects(o.alpha >= -largest && o.alpha <= largest, "alphapo_options.alpha finite", o.alpha);
 }
 
-/// -log s(beta (r(chosen / |chosen|) - r(rejected / |rejected|)) - gamma) with r(x) = (1 - e^(-alpha x)) / alpha, and its limit
-/// r(x) = x at alpha = 0; next to 0 no digit cancels.
+/// -log s(beta (r(chosen / |chosen|) - r(rejected / |rejected|)) - gamma) with r(x) = (1 - e^(-alpha x)) / alpha, and
+/// its limit r(x) = x at alpha = 0; next to 0 no digit cancels.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          alphapo_options o) noexcept {
@@ -44,7 +44,8 @@ template <class T>
   };
   value_and_slope<T> const chosen = reward(p.chosen / p.chosen_tokens);
   value_and_slope<T> const rejected = reward(p.rejected / p.rejected_tokens);
-  auto const one = through_margin(negative_log_sigmoid(pair_margin(chosen.value, rejected.value, o.beta, o.gamma)), o.beta);
+  auto const one =
+      through_margin(negative_log_sigmoid(pair_margin(chosen.value, rejected.value, o.beta, o.gamma)), o.beta);
   return {one.value, saturate_cast<T>(one.chosen * chosen.slope) / p.chosen_tokens,
           saturate_cast<T>(one.rejected * rejected.slope) / p.rejected_tokens};
 }

@@ -14,9 +14,9 @@
 #include <attune/objective/pairwise/pair_loss.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Alignment via optimal transport (Melnyk et al. 2024, "Distributional preference alignment of LLMs via optimal transport"):
-/// asks that the distribution of one quantity over a batch lie above that of another, quantile by quantile, instead of pair
-/// by pair. A loss of the batch: there is no objective of one pair.
+/// Alignment via optimal transport (Melnyk et al. 2024, "Distributional preference alignment of LLMs via optimal
+/// transport"): asks that the distribution of one quantity over a batch lie above that of another, quantile by
+/// quantile, instead of pair by pair. A loss of the batch: there is no objective of one pair.
 namespace attune {
 
 /// Which distributions are compared.
@@ -57,12 +57,12 @@ struct aot_workspace {
 };
 
 /// Mean over k of -(1 - e) log s(z_k) - e log s(-z_k), z_k = beta (k-th smallest above - k-th smallest below),
-/// e = label_smoothing; overwrites the slopes with its derivatives with respect to the policy's log-probabilities. The order is
-/// held fixed; where values tie the loss has a kink, and the slopes are those of the order in which they came.
+/// e = label_smoothing; overwrites the slopes with its derivatives with respect to the policy's log-probabilities. The
+/// order is held fixed; where values tie the loss has a kink, and the slopes are those of the order in which they came.
 ///
 /// Quantiles are the step's: a step in several micro-batches would sort each for itself and depend on the cut, so
-/// total_pairs must be 0 or the batch's size. Other expectations as pair_loss has them. Allocates when a batch is larger
-/// than any before; writes no slope if it throws.
+/// total_pairs must be 0 or the batch's size. Other expectations as pair_loss has them. Allocates when a batch is
+/// larger than any before; writes no slope if it throws.
 template <class T>
 T aot_loss(pair_logps<T> logps, pair_slopes<T> slopes, aot_options const& options, aot_workspace& w,
            pair_totals totals = {}, pair_ratios ratios = {}) {

@@ -9,8 +9,8 @@
 #include <attune/core/stable_math.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Anchored preference optimisation (D'Oosterlinck et al. 2024, eqs. 7 and 8): says where both responses are to go, not only
-/// which is to be above the other.
+/// Anchored preference optimisation (D'Oosterlinck et al. 2024, eqs. 7 and 8): says where both responses are to go, not
+/// only which is to be above the other.
 namespace attune {
 
 /// Which of the paper's two losses.
@@ -40,8 +40,9 @@ template <class T>
 }
 
 /// zero  s(-w) + s(l)      down  s(w) + s(-(w - l))
-/// with w = beta chosen, l = beta rejected, s the logistic function. 1 - s(a) is computed as s(-a). The slope of `down` in w,
-/// s'(w) - s'(w - l), is a difference that vanishes on two lines: the product (s(w) - s(z)) (s(-w) - s(z)), z = w - l.
+/// with w = beta chosen, l = beta rejected, s the logistic function. 1 - s(a) is computed as s(-a). The slope of `down`
+/// in w, s'(w) - s'(w - l), is a difference that vanishes on two lines: the product (s(w) - s(z)) (s(-w) - s(z)),
+/// z = w - l.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          apo_options o) noexcept {

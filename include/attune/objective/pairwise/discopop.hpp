@@ -9,8 +9,8 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// The log-ratio modulated loss (Lu et al. 2024, "Discovering preference optimization algorithms with and for large language
-/// models", eq. 5): logistic below a margin of 0, exponential above. Not convex.
+/// The log-ratio modulated loss (Lu et al. 2024, "Discovering preference optimization algorithms with and for large
+/// language models", eq. 5): logistic below a margin of 0, exponential above. Not convex.
 namespace attune {
 
 struct discopop_options {
@@ -25,12 +25,12 @@ struct discopop_options {
 inline void validate(discopop_options const& o) {
   constexpr double largest = (std::numeric_limits<double>::max)();
   expects(o.beta > 0.0 && o.beta <= largest, "discopop_options.beta > 0 and finite", o.beta);
-  expects(o.tau > 0.0 && o.tau <= largest && 1.0 / o.tau <= largest, "discopop_options.tau > 0 and finite, as is 1 / tau",
-          o.tau);
+  expects(o.tau > 0.0 && o.tau <= largest && 1.0 / o.tau <= largest,
+          "discopop_options.tau > 0 and finite, as is 1 / tau", o.tau);
 }
 
-/// (1 - m) (-log s(z)) + m e^-z with z = beta (chosen - rejected) and m = s(z / tau). The exponential never stands alone:
-/// m e^-z is exp(log m - z), which stays small below 0 as long as tau < 1.
+/// (1 - m) (-log s(z)) + m e^-z with z = beta (chosen - rejected) and m = s(z / tau). The exponential never stands
+/// alone: m e^-z is exp(log m - z), which stays small below 0 as long as tau < 1.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          discopop_options o) noexcept {

@@ -27,8 +27,8 @@ struct dpo_options {
   double beta = 0.1;             ///< strength of the KL constraint behind the implied reward; > 0
   double label_smoothing = 0.0;  ///< probability that a label is flipped; [0, 1/2], robust [0, 1/2)
   dpo_smoothing smoothing = dpo_smoothing::conservative;  ///< what label_smoothing means
-  /// By how much the chosen implied reward is to exceed the rejected one (Amini et al. 2024, "Direct preference optimization
-  /// with an offset", eq. 4, with one offset for all pairs); finite.
+  /// By how much the chosen implied reward is to exceed the rejected one (Amini et al. 2024, "Direct preference
+  /// optimization with an offset", eq. 4, with one offset for all pairs); finite.
   double target_margin = 0.0;
 
   static constexpr pair_inputs reads() noexcept { return {.divergence = true}; }
@@ -77,7 +77,8 @@ inline void pair_objectives(pair_block& block, std::size_t count, dpo_options co
   double const denominator = o.smoothing == dpo_smoothing::robust ? 1.0 - 2.0 * o.label_smoothing : -1.0;
   double const tilt = -o.label_smoothing / denominator;
   double z[pair_block::size];
-  for (std::size_t k = 0; k < count; ++k) z[k] = pair_margin(block.chosen[k], block.rejected[k], o.beta, o.target_margin);
+  for (std::size_t k = 0; k < count; ++k)
+    z[k] = pair_margin(block.chosen[k], block.rejected[k], o.beta, o.target_margin);
   negative_log_sigmoids(z, count, block.value, block.chosen_slope);
   for (std::size_t k = 0; k < count; ++k) {
     auto const one = through_margin<double>({block.value[k] + tilt * z[k], block.chosen_slope[k] + tilt}, o.beta);

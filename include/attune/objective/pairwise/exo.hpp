@@ -9,9 +9,9 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Exact optimisation of the alignment objective (Ji et al. 2024, "Towards efficient exact optimization of language model
-/// alignment", eq. 16): the reverse KL between what the policy implies of the pair and smoothed labels, where DPO takes the
-/// forward one.
+/// Exact optimisation of the alignment objective (Ji et al. 2024, "Towards efficient exact optimization of language
+/// model alignment", eq. 16): the reverse KL between what the policy implies of the pair and smoothed labels, where DPO
+/// takes the forward one.
 namespace attune {
 
 struct exo_options {
@@ -29,9 +29,9 @@ inline void validate(exo_options const& o) {
           o.label_smoothing);
 }
 
-/// s(z) (log s(z) - log(1 - e)) + s(-z) (log s(-z) - log e), z = beta (chosen - rejected), e = label_smoothing: 0 where the
-/// policy's odds are the labels', z = log((1 - e) / e). Bounded by -log e, and by -log(1 - e) on the other side. Written around
-/// the larger of the two probabilities, since log s(z) - log s(-z) = z cancels far from 0.
+/// s(z) (log s(z) - log(1 - e)) + s(-z) (log s(-z) - log e), z = beta (chosen - rejected), e = label_smoothing: 0 where
+/// the policy's odds are the labels', z = log((1 - e) / e). Bounded by -log e, and by -log(1 - e) on the other side.
+/// Written around the larger of the two probabilities, since log s(z) - log s(-z) = z cancels far from 0.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          exo_options o) noexcept {

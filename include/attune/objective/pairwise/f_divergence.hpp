@@ -9,9 +9,10 @@
 #include <attune/core/stable_math.hpp>
 #include <attune/objective/value_and_slope.hpp>
 
-/// f-DPO (Wang et al. 2023, "Beyond reverse KL", table 1): the reward that a policy implies when another divergence than
-/// the reverse KL ties it to the reference. It is beta f'(pi / pi_ref) and so only bends the log-ratio that a pairwise loss
-/// of the difference of two rewards sees; constants, which cancel there, are those of f'(1) = 0, as in TRL.
+/// f-DPO (Wang et al. 2023, "Beyond reverse KL", table 1): the reward that a policy implies when another divergence
+/// than the reverse KL ties it to the reference. It is beta f'(pi / pi_ref) and so only bends the log-ratio that a
+/// pairwise loss of the difference of two rewards sees; constants, which cancel there, are those of f'(1) = 0, as in
+/// TRL.
 ///
 ///   reverse_kl        d                        forward_kl        1 - e^-d
 ///   js_divergence     log 2 + log s(d)         alpha_divergence  (e^((a - 1) d) - 1) / (a - 1)
@@ -34,8 +35,8 @@ inline void validate(f_divergence_options const& o) {
           "f_divergence_options.alpha as it is by default: only alpha_divergence has one", o.alpha);
 }
 
-/// f'(e^log_ratio) and its derivative in the log-ratio. Finite for every finite input: what lies beyond T's range is T's
-/// largest number, where TRL clamps the exponent at 80 (and has no alpha divergence in fp64 at all).
+/// f'(e^log_ratio) and its derivative in the log-ratio. Finite for every finite input: what lies beyond T's range is
+/// T's largest number, where TRL clamps the exponent at 80 (and has no alpha divergence in fp64 at all).
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE value_and_slope<T> f_divergence_score(T log_ratio, f_divergence_options o) noexcept {
   using std::exp;

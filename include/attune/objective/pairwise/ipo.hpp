@@ -8,9 +8,9 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Identity preference optimisation (Azar et al. 2023, "A general theoretical paradigm to understand learning from human
-/// preferences", eq. 17): regression of the margin to a constant, so that a preference held with certainty does not pull
-/// for ever.
+/// Identity preference optimisation (Azar et al. 2023, "A general theoretical paradigm to understand learning from
+/// human preferences", eq. 17): regression of the margin to a constant, so that a preference held with certainty does
+/// not pull for ever.
 namespace attune {
 
 /// What becomes of a response's log-ratio. Two different losses, which systems ship under one name.

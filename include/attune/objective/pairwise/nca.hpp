@@ -8,9 +8,9 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Noise contrastive alignment (Chen et al. 2024, "Noise contrastive alignment of language models with explicit rewards",
-/// section 4 for pairs): tells each response from a sample of the reference instead of from the other one, which keeps
-/// the chosen response's probability from falling.
+/// Noise contrastive alignment (Chen et al. 2024, "Noise contrastive alignment of language models with explicit
+/// rewards", section 4 for pairs): tells each response from a sample of the reference instead of from the other one,
+/// which keeps the chosen response's probability from falling.
 namespace attune {
 
 struct nca_options {

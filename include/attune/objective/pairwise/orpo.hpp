@@ -9,8 +9,8 @@
 #include <attune/core/stable_math.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Odds ratio preference optimisation (Hong et al. 2024, eqs. 6 and 7): supervised fine-tuning and a preference for the chosen
-/// response in one loss, without a reference.
+/// Odds ratio preference optimisation (Hong et al. 2024, eqs. 6 and 7): supervised fine-tuning and a preference for the
+/// chosen response in one loss, without a reference.
 namespace attune {
 
 struct orpo_options {
@@ -25,16 +25,16 @@ inline void validate(orpo_options const& o) {
   expects(o.beta > 0.0 && o.beta <= (std::numeric_limits<double>::max)(), "orpo_options.beta > 0 and finite", o.beta);
 }
 
-/// -w - beta log s(odds(w) - odds(l)) with w = chosen / |chosen| and l = rejected / |rejected|, means of log-probabilities,
-/// and odds(x) = x - log(1 - e^x). Means above 0 are no log-probabilities and count as 0.
+/// -w - beta log s(odds(w) - odds(l)) with w = chosen / |chosen| and l = rejected / |rejected|, means of
+/// log-probabilities, and odds(x) = x - log(1 - e^x). Means above 0 are no log-probabilities and count as 0.
 ///
 /// With P = e^w, Q = e^l and D = Q (1 - P) + P (1 - Q) the preference's slopes are -beta Q / D and
-/// beta Q (1 - P) / ((1 - Q) D), the larger of P and Q taken out of D: neither a certain response nor an impossible one makes
-/// the first 0 / 0. odds() goes through log1mexp, where log(1 - e^x) loses every digit next to 0. A certain rejected response
-/// makes the loss and its slope infinite: T's largest number.
+/// beta Q (1 - P) / ((1 - Q) D), the larger of P and Q taken out of D: neither a certain response nor an impossible one
+/// makes the first 0 / 0. odds() goes through log1mexp, where log(1 - e^x) loses every digit next to 0. A certain
+/// rejected response makes the loss and its slope infinite: T's largest number.
 ///
-/// The likelihood is the response's alone: TRL's ORPO takes it over prompt and response. Its normaliser is the paper's, the
-/// response's length; TRL's the micro-batch's tokens.
+/// The likelihood is the response's alone: TRL's ORPO takes it over prompt and response. Its normaliser is the paper's,
+/// the response's length; TRL's the micro-batch's tokens.
 template <class T>
 [[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<T> pair_objective(response_pair<T> const& p,
                                                                          orpo_options o) noexcept {

@@ -29,8 +29,8 @@ struct pair_logps {
   std::span<double const> weights = {};  // (pairs) of each pair's loss, held fixed; >= 0; empty is all 1. See wpo.hpp
 };
 
-/// Denominators: those of the whole optimiser step, over all of its micro-batches and ranks. 0 means that this batch is all
-/// of it.
+/// Denominators: those of the whole optimiser step, over all of its micro-batches and ranks. 0 means that this batch is
+/// all of it.
 struct pair_totals {
   std::size_t pairs = 0;
   std::size_t chosen_tokens = 0;  ///< read by losses per_chosen_token alone
@@ -39,8 +39,8 @@ struct pair_totals {
 /// How the log-ratios of all pairs of a batch are taken.
 struct pair_ratios {
   f_divergence_options divergence = {};  ///< other than reverse_kl for losses that read().divergence alone
-  /// Losses see the policy's log-probabilities in the place of log-ratios, as if the reference were uniform; refused for a
-  /// loss that has no reference anyway.
+  /// Losses see the policy's log-probabilities in the place of log-ratios, as if the reference were uniform; refused
+  /// for a loss that has no reference anyway.
   bool reference_free = false;
 };
 
@@ -63,7 +63,8 @@ struct pair_block {
   double value[size], chosen_slope[size], rejected_slope[size];
   double chosen_bend[size], rejected_bend[size];
 
-  /// Log-ratios become the rewards that a divergence implies; after pair_objectives, slopes in these become slopes in log-ratios.
+  /// Log-ratios become the rewards that a divergence implies; after pair_objectives, slopes in these become slopes in
+  /// log-ratios.
   void bend(std::size_t count, f_divergence_options divergence) noexcept {
     for (std::size_t k = 0; k < count; ++k) {
       auto const c = f_divergence_score(chosen[k], divergence), r = f_divergence_score(rejected[k], divergence);
@@ -81,8 +82,8 @@ struct pair_block {
   }
 };
 
-/// The objective of the first `count` pairs of a block. A loss may have a faster one beside its pair_objective, with the same
-/// bits: see dpo.hpp.
+/// The objective of the first `count` pairs of a block. A loss may have a faster one beside its pair_objective, with
+/// the same bits: see dpo.hpp.
 template <class O>
 void pair_objectives(pair_block& block, std::size_t count, O const& options) noexcept {
   for (std::size_t k = 0; k < count; ++k) {
@@ -99,8 +100,8 @@ void pair_objectives(pair_block& block, std::size_t count, O const& options) noe
 template <class T>
 class pair_batch {
  public:
-  /// Throws contract_violation, naming field and pair, unless sizes agree, all that is read is finite, lengths are >= 1 and
-  /// totals are not smaller than the batch. `caller` is for messages.
+  /// Throws contract_violation, naming field and pair, unless sizes agree, all that is read is finite, lengths are >= 1
+  /// and totals are not smaller than the batch. `caller` is for messages.
   pair_batch(pair_logps<T> const& logps, pair_slopes<T> const& slopes, pair_inputs reads, pair_ratios const& ratios,
              pair_totals totals, char const* caller)
       : logps_(logps), reads_(reads) {
@@ -174,7 +175,8 @@ class pair_batch {
               double* out) const noexcept {
     if (reads_.reference)
       for (std::size_t k = 0; k < count; ++k)
-        out[k] = saturate_cast<double>(static_cast<double>(policy[first + k]) - static_cast<double>(reference[first + k]));
+        out[k] =
+            saturate_cast<double>(static_cast<double>(policy[first + k]) - static_cast<double>(reference[first + k]));
     else
       for (std::size_t k = 0; k < count; ++k) out[k] = static_cast<double>(policy[first + k]);
   }
@@ -184,12 +186,12 @@ class pair_batch {
   double total_ = 0.0;
 };
 
-/// Sum over this batch of the pairs' losses / total_pairs (per_chosen_token: / total chosen tokens); overwrites the slopes
-/// with its derivatives with respect to the policy's log-probabilities (the reference gets none).
+/// Sum over this batch of the pairs' losses / total_pairs (per_chosen_token: / total chosen tokens); overwrites the
+/// slopes with its derivatives with respect to the policy's log-probabilities (the reference gets none).
 ///
-/// Expects a pair or more, equal sizes, finite log-probabilities, lengths >= 1 where they are read, totals not smaller than
-/// this batch. Slopes may be the memory of the log-probabilities they belong to. The arithmetic is in double, left to right;
-/// what lies beyond T's range is T's largest number. Allocates nothing; writes nothing if it throws.
+/// Expects a pair or more, equal sizes, finite log-probabilities, lengths >= 1 where they are read, totals not smaller
+/// than this batch. Slopes may be the memory of the log-probabilities they belong to. The arithmetic is in double, left
+/// to right; what lies beyond T's range is T's largest number. Allocates nothing; writes nothing if it throws.
 template <class T, PairObjective O>
 T pair_loss(pair_logps<T> logps, pair_slopes<T> slopes, O const& options, pair_totals totals = {},
             pair_ratios ratios = {}) {

@@ -17,8 +17,8 @@
 /// library's.
 namespace attune {
 
-/// One pair as a loss sees it. The numbers are log-ratios log pi(y) - log pi_ref(y) in nats, summed over the tokens of a
-/// response, or log pi(y) itself for a loss without a reference.
+/// One pair as a loss sees it. The numbers are log-ratios log pi(y) - log pi_ref(y) in nats, summed over the tokens of
+/// a response, or log pi(y) itself for a loss without a reference.
 template <class T>
 struct response_pair {
   T chosen;

@@ -15,15 +15,15 @@
 
 namespace attune {
 
-/// A pairwise loss as a TokenObjective over a pair batch: sequences 2i and 2i + 1 are the chosen and the rejected response of
-/// pair i. `Loss` is the options of a pairwise loss, or a preference_loss, which has its own pair_ratios. Keeps its scratch,
-/// so it allocates only when a batch has more pairs than any before.
+/// A pairwise loss as a TokenObjective over a pair batch: sequences 2i and 2i + 1 are the chosen and the rejected
+/// response of pair i. `Loss` is the options of a pairwise loss, or a preference_loss, which has its own pair_ratios.
+/// Keeps its scratch, so it allocates only when a batch has more pairs than any before.
 template <class Loss>
 class pairs_on_tokens {
  public:
   /// ref_logps: the reference's sums for the batch that follows, one per sequence, in its order (see sequence_sums, or
-  /// desensitized_sums with the same ld_alpha); borrowed; empty for a loss that reads no reference. totals: of the whole
-  /// optimiser step.
+  /// desensitized_sums with the same ld_alpha); borrowed; empty for a loss that reads no reference. totals: of the
+  /// whole optimiser step.
   explicit pairs_on_tokens(std::span<double const> ref_logps, Loss loss = {}, pair_totals totals = {},
                            pair_ratios ratios = {}, double ld_alpha = 1.0)
       : ref_logps_(ref_logps), loss_(std::move(loss)), totals_(totals), ratios_(ratios), ld_alpha_(ld_alpha) {

@@ -116,7 +116,8 @@ struct preference_options {
   return 1.0;
 }
 
-/// Calls f(name, field) for every option of a loss, named as in its struct: what checkpoints and command lines go through.
+/// Calls f(name, field) for every option of a loss, named as in its struct: what checkpoints and command lines go
+/// through.
 template <class O, class F>
 void for_each_option(O& loss, F&& f) {
   if constexpr (requires { loss.beta; }) f("beta", loss.beta);
@@ -151,8 +152,8 @@ inline void describe(preference_options const& o, checksum64& sum) {
   sum.update_number(static_cast<std::uint64_t>(o.ratios.reference_free));
 }
 
-/// Throws contract_violation naming field and value. An f-divergence or reference_free must act on every term that has a
-/// reference, and on one at least.
+/// Throws contract_violation naming field and value. An f-divergence or reference_free must act on every term that has
+/// a reference, and on one at least.
 inline void validate(preference_options const& o) {
   expects(o.losses.size() > 0, "preference_options.losses: at least one");
   bool divergence_acts = false, reference_acts = false;
@@ -276,8 +277,8 @@ struct named_pair_loss {
            {"orpo", orpo_options{}}}};
 }
 
-/// "sigmoid:1,sft:0.005": names with their weights, 1 where none is given. contract_violation names what it cannot read and
-/// lists the names.
+/// "sigmoid:1,sft:0.005": names with their weights, 1 where none is given. contract_violation names what it cannot read
+/// and lists the names.
 [[nodiscard]] inline pair_loss_sum parse_pair_losses(std::string_view text) {
   auto const refuse = [](std::string const& what) {
     std::string message = "expected losses as name or name:weight, separated by commas; " + what + "; names:";

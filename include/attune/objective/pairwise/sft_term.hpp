@@ -8,14 +8,15 @@
 #include <attune/objective/pairwise/pair_objective.hpp>
 #include <attune/objective/sft.hpp>
 
-/// The chosen response's negative log-likelihood as one term of a preference loss: keeps its probability up where the loss
-/// of a margin may let both responses go (Pang et al. 2024, "Iterative reasoning preference optimization", eq. 2; RPO, MPO).
+/// The chosen response's negative log-likelihood as one term of a preference loss: keeps its probability up where the
+/// loss of a margin may let both responses go (Pang et al. 2024, "Iterative reasoning preference optimization", eq. 2;
+/// RPO, MPO).
 namespace attune {
 
 struct sft_term_options {
   static constexpr std::string_view name = "sft";
-  /// token: over the tokens of the step's chosen responses, as TRL's loss_type "sft" has it (over a micro-batch, there);
-  /// sequence: mean over pairs of the mean over the response's tokens, as in eq. 2 and TRL's former rpo_alpha.
+  /// token: over the tokens of the step's chosen responses, as TRL's loss_type "sft" has it (over a micro-batch,
+  /// there); sequence: mean over pairs of the mean over the response's tokens, as in eq. 2 and TRL's former rpo_alpha.
   sft_normalization normalization = sft_normalization::token;
 
   constexpr pair_inputs reads() const noexcept {

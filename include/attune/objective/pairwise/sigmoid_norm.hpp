@@ -8,8 +8,8 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Length-normalised DPO (Lambert et al. 2024, "Tulu 3", section 5.1.2): DPO's loss with log-ratios per token, so that a
-/// response gains nothing by being long.
+/// Length-normalised DPO (Lambert et al. 2024, "Tulu 3", section 5.1.2): DPO's loss with log-ratios per token, so that
+/// a response gains nothing by being long.
 namespace attune {
 
 struct sigmoid_norm_options {

@@ -8,14 +8,15 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Simple preference optimisation (Meng et al. 2024, eq. 6): the reward is the response's own log-probability per token,
-/// which is what generation maximises, and needs no reference.
+/// Simple preference optimisation (Meng et al. 2024, eq. 6): the reward is the response's own log-probability per
+/// token, which is what generation maximises, and needs no reference.
 namespace attune {
 
 struct simpo_options {
   static constexpr std::string_view name = "simpo";
   double beta = 2.5;     ///< scale of the reward; > 0. The paper has 2 to 2.5 (10 for one model), TRL 0.1
-  double gamma = 1.375;  ///< target margin of the rewards; finite. The paper's gamma / beta is 0.55 (TRL: simpo_gamma 0.5)
+  double gamma = 1.375;  ///< target margin of the rewards; finite. The paper's gamma / beta is 0.55 (TRL: simpo_gamma
+                         ///< 0.5)
 
   static constexpr pair_inputs reads() noexcept { return {.reference = false, .lengths = true}; }
 };

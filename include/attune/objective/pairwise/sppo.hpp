@@ -8,8 +8,8 @@
 #include <attune/core/host_device.hpp>
 #include <attune/objective/pairwise/pair_objective.hpp>
 
-/// Self-play preference optimisation with hard labels (Wu et al. 2024, eq. 4.7, the winner's probability set to 1 and the
-/// loser's to 0): each log-ratio is pulled to its own target, the chosen one up and the rejected one down.
+/// Self-play preference optimisation with hard labels (Wu et al. 2024, eq. 4.7, the winner's probability set to 1 and
+/// the loser's to 0): each log-ratio is pulled to its own target, the chosen one up and the rejected one down.
 namespace attune {
 
 struct sppo_options {

@@ -10,18 +10,18 @@
 #include <attune/core/sequences.hpp>
 #include <attune/core/stable_math.hpp>
 
-/// Weighted preference optimisation (Zhou et al. 2024, "WPO: Enhancing RLHF with weighted preference optimization", eq. 2 with
-/// the alignment by sampled outputs of section 3.2): pairs that the policy itself would write count for more, so that learning
-/// from somebody else's data comes nearer to learning from one's own. The weights multiply any pairwise loss, are made anew
-/// from the policy at every step and are held fixed in its gradient: pair_logps.weights.
+/// Weighted preference optimisation (Zhou et al. 2024, "WPO: Enhancing RLHF with weighted preference optimization", eq.
+/// 2 with the alignment by sampled outputs of section 3.2): pairs that the policy itself would write count for more, so
+/// that learning from somebody else's data comes nearer to learning from one's own. The weights multiply any pairwise
+/// loss, are made anew from the policy at every step and are held fixed in its gradient: pair_logps.weights.
 namespace attune {
 
-/// weights[i] = w(chosen) w(rejected) with w(y) = exp(mean over tokens of log pi(y_t) - log sum over v of pi(v)^2): 1 where
-/// the policy writes like itself on average, less for what it would not write.
+/// weights[i] = w(chosen) w(rejected) with w(y) = exp(mean over tokens of log pi(y_t) - log sum over v of pi(v)^2): 1
+/// where the policy writes like itself on average, less for what it would not write.
 ///
-/// `logps` and `collisions` (log sum over v of pi(v | before t)^2) have one entry per token of a pair batch, sequences 2i and
-/// 2i + 1 being pair i; read where the mask is 1. contract_violation names a sequence without a completion token, and a token
-/// whose numbers are not finite. Allocates nothing; arithmetic in double.
+/// `logps` and `collisions` (log sum over v of pi(v | before t)^2) have one entry per token of a pair batch, sequences
+/// 2i and 2i + 1 being pair i; read where the mask is 1. contract_violation names a sequence without a completion
+/// token, and a token whose numbers are not finite. Allocates nothing; arithmetic in double.
 template <class T>
 void wpo_weights(std::span<T const> logps, std::span<T const> collisions, sequences_view pairs,
                  std::span<double> weights) {
