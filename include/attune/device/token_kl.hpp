@@ -75,7 +75,8 @@ struct token_kl {
         for (std::size_t k = 0; k < sizeof a / sizeof a[0]; ++k) {
           float const d = a[k] - s.maximum;
           float const e = block.exp(d);
-          terms += e > 0.0f ? e * ((d - (b[k] - r.maximum)) - shift) : 0.0f;
+          float const term = e * ((d - (b[k] - r.maximum)) - shift);  // always, or a compiler makes b's pack wait for e
+          terms += e > 0.0f ? term : 0.0f;
         }
         sum += static_cast<double>(terms);
       });

@@ -40,17 +40,16 @@ struct token_kl_adjoint {
       S* const out = dlogits.row(i);
       float const divergence = block.load(kl + i), slope = block.load(slopes + i);
       float const z = block.load(log_normalizers + i), ref_z = block.load(ref_log_normalizers + i);
-      if (!finite(divergence) || !finite(slope) || !finite(z) || !finite(ref_z))
+      if (!finite(divergence) || !finite(slope) || !finite(z) || !finite(ref_z)) {
         fill_row(block, out, logits.cols, static_cast<S>(std::numeric_limits<float>::quiet_NaN()));
-      else if (direction == kl_direction::reverse)
-        add_of_two_rows(block, x, y, out, logits.cols, [&](float a, float b) {
-          float const logp = a - z;
-          float const p = block.exp(logp);
-          return p > 0.0f ? p * ((logp - (b - ref_z)) - divergence) * slope : 0.0f;
-        });
-      else
-        add_of_two_rows(block, x, y, out, logits.cols,
-                        [&](float a, float b) { return (block.exp(a - z) - block.exp(b - ref_z)) * slope; });
+        continue;
+      }
+      bool const reverse = direction == kl_direction::reverse;
+      add_of_two_rows(block, x, y, out, logits.cols, [&](float a, float b) {
+        float const logp = a - z, logq = b - ref_z, p = block.exp(logp);
+        float const bent = p * ((logp - logq) - divergence);  // always, as in token_kl
+        return (reverse ? p > 0.0f ? bent : 0.0f : p - block.exp(logq)) * slope;
+      });
     }
   }
 
