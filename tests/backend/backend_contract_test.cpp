@@ -2,6 +2,7 @@
 #include <attune/backend/backend_contract.hpp>
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,35 @@ TEST_CASE("backend_contract: collisions and slopes of normalisers are one per ro
   CHECK_NOTHROW(expects_slopes(normalizers, row_slopes<float>{two, {}, {}, {}, two}, 2));
   CHECK_THROWS_WITH(expects_slopes(normalizers, row_slopes<float>{two, {}, {}, {}, three}, 2),
                     "expected row_slopes.log_normalizers: empty, or one per row, got 3");
+}
+
+TEST_CASE("backend_contract: an adjoint's matrices are shaped as what they are the gradient in") {
+  std::vector<float> x(12), two(2), three(3);
+  std::vector<token_id> const targets{0, no_target};
+  auto const m = as_matrix<float const>(x.data(), 2, 3);
+  std::span<float const> const normalizers(two);
+  row_slopes<float> const slopes{.logps = two};
+  CHECK_NOTHROW(expects_adjoint(m, targets, normalizers, slopes, as_matrix(x.data(), 2, 3)));
+  CHECK_THROWS_WITH(expects_adjoint(m, targets, normalizers, slopes, as_matrix(x.data(), 2, 2)),
+                    "expected token_logps_adjoint: dlogits shaped as logits");
+  CHECK_THROWS_AS(expects_adjoint(m, std::span(targets).first(1), normalizers, slopes, as_matrix(x.data(), 2, 3)), contract_violation);
+  CHECK_THROWS_AS(expects_adjoint(m, targets, std::span<float const>(three), slopes, as_matrix(x.data(), 2, 3)), contract_violation);
+  CHECK_THROWS_AS(expects_adjoint(m, targets, normalizers, slopes, matrix_view<float>{x.data(), 2, 3, 2}), contract_violation);
+
+  auto const head = as_matrix<float const>(x.data(), 4, 3);
+  CHECK_NOTHROW(expects_linear(m, head, targets, std::span(three), 3));
+  CHECK_THROWS_WITH(expects_linear(m, head, targets, std::span(three), 4),
+                    "expected backend: workspace.size() >= linear_workspace(N, V, D), got 3");
+  CHECK_THROWS_WITH(expects_linear(m, as_matrix<float const>(x.data(), 4, 2), targets, std::span(three), 3),
+                    "expected backend: hidden and head of one width, got 2");
+  CHECK_THROWS_AS(expects_linear(m, head, std::span(targets).first(1), std::span(three), 3), contract_violation);
+  CHECK_NOTHROW(expects_linear_adjoint(m, head, normalizers, slopes, as_matrix(x.data(), 2, 3), as_matrix(x.data(), 4, 3)));
+  CHECK_THROWS_WITH(expects_linear_adjoint(m, head, normalizers, slopes, as_matrix(x.data(), 3, 3), as_matrix(x.data(), 4, 3)),
+                    "expected linear_token_logps_adjoint: dhidden shaped as hidden");
+  CHECK_THROWS_WITH(expects_linear_adjoint(m, head, normalizers, slopes, as_matrix(x.data(), 2, 3), as_matrix(x.data(), 2, 3)),
+                    "expected linear_token_logps_adjoint: dhead shaped as head");
+  CHECK_THROWS_AS(expects_linear_adjoint(m, head, std::span<float const>(three), slopes, as_matrix(x.data(), 2, 3), as_matrix(x.data(), 4, 3)),
+                  contract_violation);
 }
 
 TEST_CASE("backend_contract: a divergence is between matrices of one shape, one number per row") {

@@ -55,6 +55,40 @@ void expects_slopes(std::span<T const> log_normalizers, row_slopes<T> const& slo
           "row_slopes.log_normalizers: empty, or one per row", slopes.log_normalizers.size());
 }
 
+/// What token_logps_adjoint is called with.
+template <class S, class T>
+void expects_adjoint(matrix_view<S const> logits, std::span<token_id const> targets, std::span<T const> log_normalizers,
+                     row_slopes<T> const& slopes, matrix_view<S> dlogits) {
+  expects_matrix(logits);
+  expects_matrix(dlogits);
+  expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols, "token_logps_adjoint: dlogits shaped as logits");
+  expects_targets(targets, logits.rows, logits.cols);
+  expects_slopes(log_normalizers, slopes, logits.rows);
+}
+
+/// What both linear operations are called with; `least`: linear_workspace(N, V, D).
+template <class S, class T>
+void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
+                    std::span<T> workspace, std::size_t least) {
+  expects_matrix(hidden);
+  expects_matrix(head);
+  expects(hidden.cols == head.cols, "backend: hidden and head of one width", head.cols);
+  expects_targets(targets, hidden.rows, head.rows);
+  expects(workspace.size() >= least, "backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
+}
+
+/// And what their adjoint is called with besides.
+template <class S, class T>
+void expects_linear_adjoint(matrix_view<S const> hidden, matrix_view<S const> head, std::span<T const> log_normalizers,
+                            row_slopes<T> const& slopes, matrix_view<S> dhidden, matrix_view<T> dhead) {
+  expects_slopes(log_normalizers, slopes, hidden.rows);
+  expects_matrix(dhidden);
+  expects_matrix(dhead);
+  expects(dhidden.rows == hidden.rows && dhidden.cols == hidden.cols,
+          "linear_token_logps_adjoint: dhidden shaped as hidden");
+  expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
+}
+
 /// Two matrices of logits of one shape, targets for their rows, and one of each result per row.
 template <class T, class U>
 void expects_divergence(matrix_view<T const> logits, matrix_view<T const> ref_logits, std::span<token_id const> targets,

@@ -65,12 +65,7 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
 
   void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
                            std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<S> dlogits) const {
-    expects_matrix(logits);
-    expects_matrix(dlogits);
-    expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
-            "token_logps_adjoint: dlogits shaped as logits");
-    expects_targets(targets, logits.rows, logits.cols);
-    expects_slopes(log_normalizers, slopes, logits.rows);
+    expects_adjoint(logits, targets, log_normalizers, slopes, dlogits);
     each_row(logits.rows, logits.cols, [&](std::size_t i) {
       score_row_adjoint(logits.row(i), logits.cols, targets[i], log_normalizers[i], slopes, i, dlogits.row(i));
     });
@@ -78,7 +73,7 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
 
   void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                           row_logps<T> out, std::span<T> workspace) const {
-    expects_linear(hidden, head, targets, workspace);
+    expects_linear(hidden, head, targets, workspace, linear_workspace(hidden.rows, head.rows, head.cols));
     expects_outputs(out, hidden.rows);
     for (std::size_t i = 0; i < hidden.rows; ++i)
       if (targets[i] == no_target) score_row<T>(nullptr, head.rows, no_target, out, i);
@@ -94,13 +89,8 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
                                   std::span<token_id const> targets, std::span<T const> log_normalizers,
                                   row_slopes<T> slopes, matrix_view<S> dhidden, matrix_view<T> dhead,
                                   std::span<T> workspace) const {
-    expects_linear(hidden, head, targets, workspace);
-    expects_slopes(log_normalizers, slopes, hidden.rows);
-    expects_matrix(dhidden);
-    expects_matrix(dhead);
-    expects(dhidden.rows == hidden.rows && dhidden.cols == hidden.cols,
-            "linear_token_logps_adjoint: dhidden shaped as hidden");
-    expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
+    expects_linear(hidden, head, targets, workspace, linear_workspace(hidden.rows, head.rows, head.cols));
+    expects_linear_adjoint(hidden, head, log_normalizers, slopes, dhidden, dhead);
     for (std::size_t i = 0; i < hidden.rows; ++i)
       if (targets[i] == no_target) std::fill_n(dhidden.row(i), dhidden.cols, S(0));
     each_chunk(hidden, head, targets, workspace, [&](chunk_of_rows const& chunk) {
@@ -237,16 +227,6 @@ class eigen_backend : public host_operations<arithmetic_t<S>> {
       std::size_t const first = block * size;
       f(first, block + 1 == blocks ? vocabulary - first : size, thread);
     });
-  }
-
-  void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
-                      std::span<T> workspace) const {
-    expects_matrix(hidden);
-    expects_matrix(head);
-    expects(hidden.cols == head.cols, "backend: hidden and head of one width", head.cols);
-    expects_targets(targets, hidden.rows, head.rows);
-    expects(workspace.size() >= linear_workspace(hidden.rows, head.rows, head.cols),
-            "backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
   }
 
   /// Calls f with one chunk after another: rows gathered, logits computed.

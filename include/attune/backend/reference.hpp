@@ -38,12 +38,7 @@ class reference_backend : public host_operations<arithmetic_t<S>> {
 
   void token_logps_adjoint(matrix_view<S const> logits, std::span<token_id const> targets,
                            std::span<T const> log_normalizers, row_slopes<T> slopes, matrix_view<S> dlogits) const {
-    expects_matrix(logits);
-    expects_matrix(dlogits);
-    expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
-            "token_logps_adjoint: dlogits shaped as logits");
-    expects_targets(targets, logits.rows, logits.cols);
-    expects_slopes(log_normalizers, slopes, logits.rows);
+    expects_adjoint(logits, targets, log_normalizers, slopes, dlogits);
     for (std::size_t i = 0; i < logits.rows; ++i)
       for (std::size_t v = 0; v < logits.cols; ++v)
         dlogits(i, v) =
@@ -52,7 +47,7 @@ class reference_backend : public host_operations<arithmetic_t<S>> {
 
   void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
                           row_logps<T> out, std::span<T> workspace) const {
-    expects_linear(hidden, head, targets, workspace);
+    expects_linear(hidden, head, targets, workspace, linear_workspace(hidden.rows, head.rows, head.cols));
     expects_outputs(out, hidden.rows);
     for (std::size_t i = 0; i < hidden.rows; ++i) {
       if (targets[i] != no_target)
@@ -65,13 +60,8 @@ class reference_backend : public host_operations<arithmetic_t<S>> {
                                   std::span<token_id const> targets, std::span<T const> log_normalizers,
                                   row_slopes<T> slopes, matrix_view<S> dhidden, matrix_view<T> dhead,
                                   std::span<T> workspace) const {
-    expects_linear(hidden, head, targets, workspace);
-    expects_slopes(log_normalizers, slopes, hidden.rows);
-    expects_matrix(dhidden);
-    expects_matrix(dhead);
-    expects(dhidden.rows == hidden.rows && dhidden.cols == hidden.cols,
-            "linear_token_logps_adjoint: dhidden shaped as hidden");
-    expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
+    expects_linear(hidden, head, targets, workspace, linear_workspace(hidden.rows, head.rows, head.cols));
+    expects_linear_adjoint(hidden, head, log_normalizers, slopes, dhidden, dhead);
     auto const dlogit = [&](std::size_t i, std::size_t v) {
       if (targets[i] == no_target) return T(0);
       return adjoint(logit(hidden, head, i, v), v, head.rows, targets[i], log_normalizers[i], slopes, i);
@@ -144,16 +134,6 @@ class reference_backend : public host_operations<arithmetic_t<S>> {
   }
 
  private:
-  void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
-                      std::span<T> workspace) const {
-    expects_matrix(hidden);
-    expects_matrix(head);
-    expects(hidden.cols == head.cols, "backend: hidden and head of one width", head.cols);
-    expects_targets(targets, hidden.rows, head.rows);
-    expects(workspace.size() >= linear_workspace(hidden.rows, head.rows, head.cols),
-            "backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
-  }
-
   static T logit(matrix_view<S const> hidden, matrix_view<S const> head, std::size_t i, std::size_t v) noexcept {
     double sum = 0.0;
     for (std::size_t d = 0; d < hidden.cols; ++d)
