@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The laws of concepts/backend.hpp on the CUDA adapter, for each storage, and what they do not ask: the linear head in
-// detail, targets that are not there, the Gemm concept. Over the stand-in or on a device, as cases.cpp.
+// The one test of every backend (support/every_backend.hpp) on the CUDA adapter, for each storage, and what it does not ask:
+// the linear head in detail, targets that are not there, the Gemm concept. Over the stand-in or on a device, as cases.cpp.
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -21,31 +21,19 @@
 #include <attune/core/random.hpp>
 #include <attune/testing/backend_laws.hpp>
 
+#include "cases.hpp"
 #include "copied_backend.hpp"
 #include "device_array.hpp"
 #include "executed_on.hpp"
 #include "kernels.hpp"
 #include "support/cuda_evidence.hpp"
+#include "support/every_backend.hpp"
 #include "support/logit_rows.hpp"
 
 using namespace attune;
 using kernels::operations;
 
 namespace {
-
-bool no_device() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return false;
-  MESSAGE("skipped: no device");
-  return true;
-}
-
-template <class S>
-constexpr char const* dtype = std::is_same_v<S, float> ? "f32" : std::is_same_v<S, bf16> ? "bf16" : "f16";
-
-/// Half a unit in the last place, relative.
-template <class S>
-constexpr double rounding = std::is_same_v<S, float> ? 0x1p-24 : std::is_same_v<S, bf16> ? 0x1p-8 : 0x1p-11;
 
 std::string number(double x) {
   if (!std::isfinite(x)) return "null";
@@ -65,24 +53,22 @@ double largest(std::vector<T> const& seen, std::vector<double> const& expected) 
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("laws: the adapter keeps those of the backend concept, with and without a workspace for products", S, float,
-                   bf16, f16) {
+TEST_CASE_TEMPLATE("every backend: the adapter, in chunks, with a workspace for products", S, float, bf16, f16) {
   if (no_device()) return;
-  struct setting {
-    kernels::chunks of;
-    std::size_t product_workspace;
-    char const* name;
-  };
-  for (setting const& with : {setting{{256}, 0, "cuda"}, setting{{7}, 4096, "cuda, chunks of 7"}}) {
-    copied_backend<S> backend(with.of, with.product_workspace);
-    for (testing::tried_law const& law : testing::try_backend_laws(backend)) {
-      CHECK_MESSAGE(law.holds(), with.name, ", ", dtype<S>, ": ", law.name, ": ", law.evidence);
-      say_cuda_evidence(std::string("{\"backend\": \"") + with.name + "\", \"executed_on\": \"" + executed_on +
-                        "\", \"dtype\": \"" + dtype<S> + "\", \"operation\": \"law: " + law.name + "\", \"passed\": " +
-                        (law.holds() ? "true" : "false") + ", \"comparisons\": " + std::to_string(law.comparisons) +
-                        ", \"worst_error\": " + number(law.error) + ", \"bound\": " + number(law.bound) + "}");
-    }
-  }
+  copied_backend<S> backend({7}, 4096);
+  test::backend_promises const promised{.bitwise_rows = false,
+                                        .factor_epsilon = std::is_same_v<S, float> ? 0.0 : std::is_same_v<S, bf16> ? 0x1p-16 : 0x1p-22,
+                                        .slope_scale = std::is_same_v<S, f16> ? 32.0 : 1.0};
+  for (test::backend_operation const& o : test::try_backend(backend, "cuda", promised))
+    say_cuda_evidence("{\"backend\": \"" + o.backend + "\", \"executed_on\": \"" + executed_on + "\", \"dtype\": \"" + o.dtype +
+                      "\", \"operation\": \"" + o.name + "\", \"passed\": " + (o.passed() ? "true" : "false") +
+                      ", \"worst_error\": " + number(o.error) + ", \"bound\": " + number(o.bound) + "}");
+}
+
+TEST_CASE_TEMPLATE("laws: the adapter keeps them in one chunk too, without a workspace for products", S, float, bf16, f16) {
+  if (no_device()) return;
+  copied_backend<S> backend({256});
+  for (testing::broken_law const& law : testing::check_backend_laws(backend)) CHECK_MESSAGE(false, law.name, ": ", law.evidence);
 }
 
 TEST_CASE_TEMPLATE("laws: gradients of logits that are rounded to bf16 break those of the linear head and only those, f16 none", S,
