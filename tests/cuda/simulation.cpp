@@ -289,6 +289,17 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, {}, {}, {}, three.first(1)}, m, stream), contract_violation);
   CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three}, {logits.data(), 2, 4, 4}, stream), contract_violation);
   matrix_view<float> const narrow{logits.data(), 2, 3, 3};
+  row_kl<float> const three_kl{three, three, three};
+  auto const reverse = kl_direction::reverse;
+  matrix_view<float> const two_rows{logits.data(), 2, 4, 4};
+  CHECK_THROWS_AS(f::token_kl(m, two_rows, ids, reverse, three_kl, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl(m, m, ids.first(2), reverse, three_kl, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl(m, m, ids, reverse, {three.first(2), three, three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl(m, m, ids, reverse, {three, three.first(2), three}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl(m, m, ids, reverse, {three, three, {}}, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl_adjoint(m, m, ids, reverse, {three, three, three}, three.first(2), m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl_adjoint(m, m, ids, reverse, {three, {}, three}, three, m, stream), contract_violation);
+  CHECK_THROWS_AS(f::token_kl_adjoint(m, m, ids, reverse, {three, three, three}, three, two_rows, stream), contract_violation);
   auto const room = workspace.span();
   CHECK_THROWS_AS(f::linear_token_logps({2}, m, narrow, ids, {three, three}, room, {}, stream), contract_violation);
   CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room.first(63), {}, stream), contract_violation);
@@ -403,6 +414,34 @@ TEST_CASE_TEMPLATE("stand-in: bytes moved are the fewest that can be", S, float,
   say_traffic("squared_norm<" + storage + ">", std::to_string(count), reports[3], count * sizeof(S));
   say_traffic("token_logps<" + storage + ">", shape, reports[0], once);
   say_traffic("token_logps_adjoint<" + storage + ">", shape, reports[1], 2 * once);
+}
+
+TEST_CASE_TEMPLATE("stand-in: a divergence reads both rows twice; its adjoint reads three rows and writes one", S, float, bf16,
+                   f16) {
+  device_stream const stream;
+  constexpr std::size_t n = 2, v = 32000;
+  logit_rows<S> rows(n, v), ref_rows(n, v, 0, 0, 2);
+  device_array<S> const memory(std::vector<S>(rows.data(), rows.data() + n * v)),
+      ref_memory(std::vector<S>(ref_rows.data(), ref_rows.data() + n * v)), gradient(n * v, S(0.0f));
+  matrix_view<S> const logits{memory.data(), n, v, v}, ref_logits{ref_memory.data(), n, v, v};
+  device_array<token_id> const targets(rows.targets);
+  device_array<float> const kl(n, 0.0f), z(n, 0.0f), ref_z(n, 0.0f), slopes(n, 1.0f);
+  std::string const storage = std::is_same_v<S, float> ? "float" : std::is_same_v<S, bf16> ? "bf16" : "f16";
+  reports.clear();
+  stand_in::forget();
+  operations<S>::token_kl(logits, ref_logits, targets.view(), kl_direction::reverse, {kl.span(), z.span(), ref_z.span()}, stream);
+  operations<S>::token_kl_adjoint(logits, ref_logits, targets.view(), kl_direction::reverse, {kl.view(), z.view(), ref_z.view()},
+                                  slopes.view(), {gradient.data(), n, v, v}, stream);
+  CHECK(stand_in::waits() == 0);
+  CHECK(stand_in::allocations() == 0);
+  REQUIRE(reports.size() == 2);
+  constexpr std::size_t once = n * v * sizeof(S);
+  CHECK(reports[0].loads.accesses[16] * 16 == 4 * once);
+  CHECK(reports[1].loads.accesses[16] * 16 == 3 * once);
+  CHECK(reports[1].stores.bytes == once);
+  std::string const shape = std::to_string(n) + " x " + std::to_string(v);
+  say_traffic("token_kl<" + storage + ">", shape, reports[0], 2 * once);
+  say_traffic("token_kl_adjoint<" + storage + ">", shape, reports[1], 4 * once);
 }
 
 TEST_CASE("stand-in: all that was allocated was freed") { CHECK(stand_in::live_allocations() == 0); }

@@ -330,7 +330,8 @@ class cuda_backend {
     expects(hidden.rows == 0 || head.rows > 0, "cuda_backend: a vocabulary of at least one entry");
     expects(workspace.size() >= workspace_bytes(hidden.rows, head.rows, head.cols),
             "cuda_backend: workspace.size() >= workspace_bytes(N, V, D)", workspace.size());
-    expects(reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0, "cuda_backend: workspace aligned to 16 bytes");
+    expects(reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0,
+            "cuda_backend: workspace aligned to 16 bytes");
   }
 
   std::size_t chunk_;

@@ -9,13 +9,13 @@
 
 namespace attune::cuda {
 
-/// How the gradient of a chunk's logits is stored where S has 16 bits, as a factor of the products that make dhidden and
-/// dhead. For float it makes no difference. In f16 an element below 6e-8 is lost either way, as it is in dhidden: scale the
-/// loss.
+/// How the gradient of a chunk's logits is stored where S has 16 bits, as a factor of the products that make dhidden
+/// and dhead. For float it makes no difference. In f16 an element below 6e-8 is lost either way, as it is in dhidden:
+/// scale the loss.
 enum class logit_gradients {
   split,    ///< as a sum of two of S, to 16 places (bf16) or 22 (f16), for two products more
-  rounded,  ///< each element rounded to S once, as a framework's gradients of such logits are; in bf16, whose rounding is
-            ///< 2^-8, not within what the concept's laws grant dhidden and dhead
+  rounded,  ///< each element rounded to S once, as a framework's gradients of such logits are; in bf16, whose rounding
+            ///< is 2^-8, not within what the concept's laws grant dhidden and dhead
 };
 
 /// Where a chunk's matrices lie in a workspace that begins at a multiple of 16 bytes. Their rows do too, whatever the

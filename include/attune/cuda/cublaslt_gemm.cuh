@@ -17,8 +17,9 @@
 namespace attune::cuda {
 
 /// cuBLASLt as a Gemm, over a handle of the caller's, which outlives it. Factors in float, bf16 or f16, results in the
-/// same or float. Sums run in float (CUBLAS_COMPUTE_32F: never in TF32), also where a product is divided over k: partial
-/// sums are then added up in float, in an order that is the algorithm's own, and a result is rounded to its storage once.
+/// same or float. Sums run in float (CUBLAS_COMPUTE_32F: never in TF32), also where a product is divided over k:
+/// partial sums are then added up in float, in an order that is the algorithm's own, and a result is rounded to its
+/// storage once.
 ///
 /// Device memory of `workspace_bytes`, aligned to 256, lets cuBLASLt choose among more algorithms; some MiB are enough,
 /// and none is correct as well. Whoever calls from several streams at once gives each a cublaslt_gemm with a workspace
@@ -26,8 +27,8 @@ namespace attune::cuda {
 /// algorithm is asked for before each product, which cuBLASLt remembers: the first time for a shape costs the host some
 /// tens of microseconds, and memory of the host where its cache grows.
 ///
-/// m or n of 0 is no product. k of 0 makes out = beta out, for the beta of 0 and 1; another is refused, as cuBLASLt knows
-/// no such product. Throws contract_violation, and cuda_error for what cuBLASLt refuses.
+/// m or n of 0 is no product. k of 0 makes out = beta out, for the beta of 0 and 1; another is refused, as cuBLASLt
+/// knows no such product. Throws contract_violation, and cuda_error for what cuBLASLt refuses.
 class cublaslt_gemm {
  public:
   explicit cublaslt_gemm(cublasLtHandle_t handle, void* workspace = nullptr, std::size_t workspace_bytes = 0)

@@ -8,8 +8,8 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/view.hpp>
 
-/// What the operations of backend.cuh ask of views and spans before they launch anything: their shapes alone, since what
-/// they hold lies on the device. contract_violation, which says what does not fit and by how much.
+/// What the operations of backend.cuh ask of views and spans before they launch anything: their shapes alone, since
+/// what they hold lies on the device. contract_violation, which says what does not fit and by how much.
 namespace attune::cuda {
 
 template <class T>

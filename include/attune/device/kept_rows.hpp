@@ -12,8 +12,8 @@
 namespace attune::device {
 
 /// A matrix's rows with a target, and zeros in place of those without, which are not read: what a product with
-/// gradients of logits wants for a factor, whose rows without a target are 0, since 0 times a NaN is none. A block a row,
-/// the grid striding over rows; one reading and one writing, nothing to wait for.
+/// gradients of logits wants for a factor, whose rows without a target are 0, since 0 times a NaN is none. A block a
+/// row, the grid striding over rows; one reading and one writing, nothing to wait for.
 ///
 /// S is float, bf16 or f16; values are copied to the bit, but for what is in a NaN. Rows may begin at any element of
 /// either matrix, which do not overlap; out is written in packs where it is aligned to sixteen bytes as `rows` is.

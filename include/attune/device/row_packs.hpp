@@ -148,9 +148,9 @@ ATTUNE_HOST_DEVICE void map_row(B const& block, S const* in, S* out, std::size_t
   if (last < count) one(last);
 }
 
-/// y = f(v, float(in[v])) for this thread's elements of a row (count), stored in a narrower type: out[v] = D(y), and where
-/// `rest` is not null what D left of it, rest[v] = D(y - out[v]), 0 where out[v] is not finite. The three do not overlap.
-/// In packs where they are aligned alike, several packs of S to one of D; else element by element.
+/// y = f(v, float(in[v])) for this thread's elements of a row (count), stored in a narrower type: out[v] = D(y), and
+/// where `rest` is not null what D left of it, rest[v] = D(y - out[v]), 0 where out[v] is not finite. The three do not
+/// overlap. In packs where they are aligned alike, several packs of S to one of D; else element by element.
 template <class S, class D, ThreadBlock B, class F>
 ATTUNE_HOST_DEVICE void convert_row(B const& block, S const* in, D* out, D* rest, std::size_t count, F&& f) {
   constexpr std::size_t width = pack<D>::size, part = pack<S>::size;

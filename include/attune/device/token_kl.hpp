@@ -18,11 +18,12 @@ namespace attune::device {
 /// log-normalisers. Two readings of both rows: the normalisers first, then the divergence, which needs them; nothing of
 /// their shape is written. A block a row, the grid striding over rows; any grid, any block of whole warps.
 ///
-/// S is float, bf16 or f16, what comes out float. Per-element arithmetic in float, in at most eight additions in a row; sums
-/// in double. Where the probability that weighs a term underflows the term is 0, whatever the other is; where that one is
-/// 0 and this is not it is +inf. NaN where either row has no distribution. Never negative, and exactly 0 between equal
-/// rows. A row's results are a function of its values, of the alignment of both to sixteen bytes and of the threads of a
-/// block, on the latter two by rounding only. Rows that are aligned differently are read element by element.
+/// S is float, bf16 or f16, what comes out float. Per-element arithmetic in float, in at most eight additions in a row;
+/// sums in double. Where the probability that weighs a term underflows the term is 0, whatever the other is; where that
+/// one is 0 and this is not it is +inf. NaN where either row has no distribution. Never negative, and exactly 0 between
+/// equal rows. A row's results are a function of its values, of the alignment of both to sixteen bytes and of the
+/// threads of a block, on the latter two by rounding only. Rows that are aligned differently are read element by
+/// element.
 ///
 /// Outputs are overwritten, 0 in rows without a target, which are not read; they alias nothing. Of a target only
 /// whether there is one counts.

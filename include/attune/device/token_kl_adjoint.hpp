@@ -12,9 +12,9 @@
 
 namespace attune::device {
 
-/// token_kl_adjoint of concepts/backend.hpp: adds what a divergence's slopes are in the logits to the gradient that lies
-/// there, from what token_kl wrote; one reading of both rows and of the gradient, one writing of it. Every thread reads
-/// what it writes and nothing that another writes, so there is nothing to wait for. Storage, shapes and launch as
+/// token_kl_adjoint of concepts/backend.hpp: adds what a divergence's slopes are in the logits to the gradient that
+/// lies there, from what token_kl wrote; one reading of both rows and of the gradient, one writing of it. Every thread
+/// reads what it writes and nothing that another writes, so there is nothing to wait for. Storage, shapes and launch as
 /// token_kl has them; arithmetic in float, the sum rounded to S once.
 ///
 /// A divergence, normaliser or slope that is not finite makes the whole row NaN. Rows without a target are neither read

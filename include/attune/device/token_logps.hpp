@@ -23,8 +23,8 @@ namespace attune::device {
 /// double. A row's results are a function of its values, its alignment to sixteen bytes and the threads of a block; on
 /// the latter two they depend by rounding only.
 ///
-/// Expects pointers of device memory. Outputs are overwritten and alias nothing: 0 in rows without a target, NaN in those
-/// whose target is no entry of the vocabulary; neither are read.
+/// Expects pointers of device memory. Outputs are overwritten and alias nothing: 0 in rows without a target, NaN in
+/// those whose target is no entry of the vocabulary; neither are read.
 template <class S>
 struct token_logps {
   matrix_view<S const> logits;  // (N, V)

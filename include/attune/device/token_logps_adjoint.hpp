@@ -21,9 +21,9 @@ namespace attune::device {
 ///
 /// A shard of the vocabulary: columns [first, first + cols) of `vocabulary` in all, targets counted over all of them.
 ///
-/// dlogits may be of a narrower D than the logits, to be a factor of a product; then it is no part of them. Each element is
-/// rounded to D once, and `rests`, laid out as dlogits, gets what that left of it: the sum of both is the gradient to twice
-/// D's places.
+/// dlogits may be of a narrower D than the logits, to be a factor of a product; then it is no part of them. Each
+/// element is rounded to D once, and `rests`, laid out as dlogits, gets what that left of it: the sum of both is the
+/// gradient to twice D's places.
 ///
 /// Beyond the concept: a NaN among a row's log_normalizer and slopes makes its gradient NaN throughout.
 template <class S, class D = S>

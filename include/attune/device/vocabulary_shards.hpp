@@ -48,8 +48,8 @@ struct summarize_shard {
 };
 
 /// The summaries of all shards, (shards, N), to what token_logps writes; a thread a row, any grid. Shards are added up
-/// in their order, so that every device has the same bits. Outputs as token_logps has them, NaN too where a target is no
-/// entry of any shard; what is not null has been summarised.
+/// in their order, so that every device has the same bits. Outputs as token_logps has them, NaN too where a target is
+/// no entry of any shard; what is not null has been summarised.
 struct combine_shards {
   shard_summary const* parts;  // (shards, N)
   std::size_t shards;
