@@ -14,7 +14,7 @@ include(cmake/components.cmake)
 
 file(GLOB_RECURSE attune_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/attune/*.hpp")
 # For a CUDA compiler alone, with --expt-relaxed-constexpr: cuda/. Carried like all others; what is linked to them is the
-# runtime and, for cuda/cublas_gemm.cuh, cuBLAS.
+# runtime and, for cuda/cublaslt_gemm.cuh, cuBLASLt.
 file(GLOB_RECURSE attune_cuda_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/attune/*.cuh")
 add_library(attune_attune INTERFACE)
 add_library(attune::attune ALIAS attune_attune)

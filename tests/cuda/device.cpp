@@ -6,7 +6,10 @@
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
+#include "executed_on.hpp"
 #include "support/cuda_evidence.hpp"
+
+char const* const executed_on = "device";
 
 TEST_CASE("device: its name") {
   int count = 0;

@@ -247,7 +247,9 @@ int run(std::map<std::string, std::string> const& options) {
 
   if (auto const path = options.find("--json"); path != options.end()) {
     std::string lines;
-    if (auto const other = options.find("--lines"); other != options.end()) {
+    for (char const* const from : {"--lines", "--mutants"}) {
+      auto const other = options.find(from);
+      if (other == options.end()) continue;
       std::istringstream text(slurp(other->second));
       for (std::string line; std::getline(text, line);)
         if (!line.empty()) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// NVIDIA's own runtime and cuBLAS, where there is no driver: what they refuse arrives as an exception that says so. Exits
+// NVIDIA's own runtime and cuBLASLt, where there is no driver: what they refuse arrives as an exception that says so. Exits
 // with 77 where there is a driver, since then there is nothing to refuse.
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
@@ -45,9 +46,10 @@ int main() {
   });
   all &= throws_about("cublas", [] {
     float x[4] = {};
+    alignas(16) std::byte memory[64];
     attune::token_id target = 1;
-    kernels::operations<float>::linear_token_logps(1, {x, 1, 2, 2}, {x, 2, 2, 2}, {&target, 1}, {{x, 1}, {x, 1}}, {x, 4}, nullptr,
-                                                   cudaStreamLegacy);
+    kernels::operations<float>::linear_token_logps({.rows = 1}, {x, 1, 2, 2}, {x, 2, 2, 2}, {&target, 1}, {{x, 1}, {x, 1}},
+                                                   memory, {}, cudaStreamLegacy);
   });
   return all ? 0 : 1;
 }

@@ -18,17 +18,27 @@
 #include <attune/device/adamw.hpp>
 #include <attune/device/block_sum.hpp>
 #include <attune/device/gae.hpp>
+#include <attune/device/kept_rows.hpp>
+#include <attune/device/next_targets.hpp>
 #include <attune/device/pair_losses.hpp>
+#include <attune/device/pair_token_losses.hpp>
 #include <attune/device/sample_tokens.hpp>
 #include <attune/device/segments.hpp>
+#include <attune/device/sequence_losses.hpp>
+#include <attune/device/sequence_sums.hpp>
+#include <attune/device/sft_losses.hpp>
 #include <attune/device/squared_norm.hpp>
+#include <attune/device/token_kl.hpp>
+#include <attune/device/token_kl_adjoint.hpp>
 #include <attune/device/token_logps.hpp>
 #include <attune/device/token_logps_adjoint.hpp>
 #include <attune/device/token_losses.hpp>
+#include <attune/device/token_weights.hpp>
 #include <attune/device/vocabulary_shards.hpp>
 #include <attune/device/whiten.hpp>
 
 #include "device_array.hpp"
+#include "executed_on.hpp"
 #include "kernels.hpp"
 #include "probe.hpp"
 #include "stand_in.hpp"
@@ -38,6 +48,8 @@
 
 using namespace attune;
 using kernels::operations;
+
+char const* const executed_on = "simulation";
 
 namespace {
 
@@ -57,6 +69,10 @@ template <class S>
 void simulate_storage() {
   simulate<device::token_logps<S>>(256);
   simulate<device::token_logps_adjoint<S>>(256);
+  simulate<device::token_logps_adjoint<float, S>>(256);
+  simulate<device::kept_rows<S>>(256);
+  simulate<device::token_kl<S>>(256);
+  simulate<device::token_kl_adjoint<S>>(256);
   simulate<device::summarize_shard<S>>(256);
   simulate<device::sample_tokens<S>>(256);
   simulate<device::squared_norm<S>>(256);
@@ -73,6 +89,13 @@ void simulate_storage() {
   simulate<device::bradley_terry_losses>(256);
   simulate<device::token_losses<ppo_options>>(256);
   simulate<device::gae>(256);
+  simulate<device::next_targets>(256);
+  simulate<device::token_weights>(256);
+  simulate<device::sequence_sums>(256);
+  simulate<device::sft_losses>(256);
+  simulate<device::pair_token_losses<dpo_options>>(256);
+  simulate<device::pair_token_losses<simpo_options>>(256);
+  simulate<device::sequence_losses<gspo_options>>(256);
   simulate<device::whiten>(1024);
   simulate_storage<float>();
   simulate_storage<bf16>();
@@ -80,13 +103,15 @@ void simulate_storage() {
   return true;
 }();
 
-void say_traffic(std::string const& kernel, std::string const& shape, engine::report const& r, std::size_t minimum) {
-  std::size_t const bytes = r.loads.bytes + r.stores.bytes;
-  std::size_t const packs = 16 * (r.loads.accesses[16] + r.stores.accesses[16]);
-  say_cuda_evidence("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes_loaded\": " + std::to_string(r.loads.bytes) +
-      ", \"bytes_stored\": " + std::to_string(r.stores.bytes) + ", \"bytes_in_16_byte_accesses\": " + std::to_string(packs) +
-      ", \"least_bytes\": " + std::to_string(minimum) + ", \"times_least\": " +
-      std::to_string(static_cast<double>(bytes) / static_cast<double>(minimum)) + "}");
+/// What is there once for each row, every thread of its block asks for, which on a device is one access a warp: it is told
+/// apart from the matrices, whose bytes are to be the fewest that can be.
+void say_traffic(std::string const& kernel, std::string const& shape, engine::report const& r, std::size_t least) {
+  std::size_t const matrices = 16 * (r.loads.accesses[16] + r.stores.accesses[16]);
+  CHECK(matrices == least);
+  say_cuda_evidence("{\"kernel\": \"" + kernel + "\", \"shape\": \"" + shape + "\", \"bytes\": " + std::to_string(matrices) +
+                    ", \"least_bytes\": " + std::to_string(least) + ", \"times_least\": " +
+                    std::to_string(static_cast<double>(matrices) / static_cast<double>(least)) +
+                    ", \"bytes_of_row_numbers\": " + std::to_string(r.loads.bytes + r.stores.bytes - matrices) + "}");
 }
 
 }  // namespace
@@ -111,30 +136,37 @@ TEST_CASE("stand-in: what an operation launches, on the stream it was given; it 
   CHECK(first.shared_bytes == 0);
   CHECK(first.stream == static_cast<cudaStream_t>(other));
   auto const& second = stand_in::launches()[1];
-  CHECK(second.kernel.starts_with("void attune::cuda::kernel<attune::device::token_logps_adjoint<attune::bf16>, 256u>("));
+  CHECK(second.kernel.starts_with("void attune::cuda::kernel<attune::device::token_logps_adjoint<attune::bf16, attune::bf16>, 256u>("));
   CHECK(second.stream == static_cast<cudaStream_t>(one));
 }
 
-TEST_CASE("stand-in: the linear head is two products and a kernel a chunk, and cuBLAS gets its stream once") {
+TEST_CASE_TEMPLATE("stand-in: the linear head is products and kernels a chunk, on the stream it was given", S, float, bf16) {
   device_stream const stream;
-  cublasHandle_t cublas = nullptr;
-  REQUIRE(cublasCreate_v2(&cublas) == CUBLAS_STATUS_SUCCESS);
-  device_array<float> const hidden(5 * 4, 0.5f), head(8 * 4, 0.25f), workspace(2 * 8, 0.0f), row(5, 0.0f), other(5, 0.0f),
-      dhidden(5 * 4, 0.0f), dhead(8 * 4, 0.0f);
+  kernels::products by;
+  REQUIRE(cublasLtCreate(&by.handle) == CUBLAS_STATUS_SUCCESS);
+  device_array<S> const hidden(5 * 4, S(0.5f)), head(8 * 4, S(0.25f)), dhidden(5 * 4, S(0.0f));
+  device_array<float> const row(5, 0.0f), other(5, 0.0f), dhead(8 * 4, 0.0f);
   device_array<token_id> const targets(5, 3);
-  matrix_view<float> const h{hidden.data(), 5, 4, 4}, w{head.data(), 8, 4, 4};
-  stand_in::forget();
-  operations<float>::linear_token_logps(2, h, w, targets.view(), {row.span(), other.span()}, workspace.span(), cublas, stream);
-  operations<float>::linear_token_logps_adjoint(2, h, w, targets.view(), other.view(), {row.view()}, {dhidden.data(), 5, 4, 4},
-                                                {dhead.data(), 8, 4, 4}, workspace.span(), cublas, stream);
-  CHECK(stand_in::launches().size() == 3 * 2 + 3 * 4);
-  CHECK(stand_in::stream_changes() == 1);
-  CHECK(stand_in::waits() == 0);
-  CHECK(stand_in::allocations() == 0);
-  for (auto const& l : stand_in::launches()) CHECK(l.stream == static_cast<cudaStream_t>(stream));
-  CHECK_THROWS_WITH_AS(operations<float>::linear_token_logps(2, h, w, targets.view(), {row.span(), other.span()},
-                                                             workspace.span(), nullptr, stream),
-                       "cublasGemmEx: CUBLAS_STATUS_OF_THE_STAND_IN (1): said by the stand-in cuBLAS", std::runtime_error);
+  matrix_view<S> const h{hidden.data(), 5, 4, 4}, w{head.data(), 8, 4, 4};
+  for (auto const gradients : {cuda::logit_gradients::split, cuda::logit_gradients::rounded}) {
+    bool const halves = sizeof(S) == 2 && gradients == cuda::logit_gradients::split;
+    kernels::chunks const of{2, gradients};
+    std::size_t const bytes = operations<S>::workspace_bytes(of, 5, 8, 4);
+    CHECK(bytes == 2u * (8 * 4 + (sizeof(S) == 4 ? 0 : halves ? 32 : 16) + 16));
+    device_array<std::byte> const workspace(bytes, std::byte{255});
+    stand_in::forget();
+    operations<S>::linear_token_logps(of, h, w, targets.view(), {row.span(), other.span()}, workspace.span(), by, stream);
+    operations<S>::linear_token_logps_adjoint(of, h, w, targets.view(), other.view(), {row.view()}, {dhidden.data(), 5, 4, 4},
+                                              {dhead.data(), 8, 4, 4}, workspace.span(), by, stream);
+    CHECK(stand_in::launches().size() == 3u * 2 + 3 * (halves ? 7 : 5));
+    CHECK(stand_in::waits() == 0);
+    CHECK(stand_in::allocations() == 0);
+    for (auto const& l : stand_in::launches()) CHECK(l.stream == static_cast<cudaStream_t>(stream));
+    CHECK_THROWS_WITH_AS(operations<S>::linear_token_logps(of, h, w, targets.view(), {row.span(), other.span()},
+                                                           workspace.span(), {}, stream),
+                         "cublasLtMatmulAlgoGetHeuristic: CUBLAS_STATUS_OF_THE_STAND_IN (1): said by the stand-in cuBLASLt",
+                         std::runtime_error);
+  }
 }
 
 TEST_CASE("stand-in: no rows are no launch; a refused launch throws and leaves no error behind") {
@@ -150,9 +182,90 @@ TEST_CASE("stand-in: no rows are no launch; a refused launch throws and leaves n
   CHECK_THROWS_AS(kernels::run_probe({}, std::size_t{1} << 31, stream), contract_violation);
 }
 
+TEST_CASE("stand-in: a loss from logits to their gradient is a few launches on one stream, without a wait or an allocation") {
+  device_stream const stream;
+  device_array<float> const logits(4 * 8, 0.5f), numbers(4, 0.0f);
+  device_array<token_id> const tokens(4, 3);
+  device_array<std::size_t> const offsets(std::vector<std::size_t>{0, 2, 4});
+  device_array<std::uint8_t> const mask(std::vector<std::uint8_t>{0, 1, 0, 1});
+  device_array<double> const loss(1, 0.0), reference(2, -1.0);
+  matrix_view<float> const m{logits.data(), 4, 8, 8};
+  sequences_view const batch{.tokens = tokens.view(), .offsets = offsets.view(), .mask = mask.view()};
+  kernels::policy_question<ppo_options> const ppo{.old_logps = numbers.view(), .advantages = numbers.view(), .totals = {.tokens = 2}};
+  kernels::policy_question<ppo_options> const by_sequence{.old_logps = numbers.view(), .advantages = numbers.view(),
+                                                          .aggregation = loss_aggregation::sequence_mean};
+  kernels::policy_question<gspo_options> const gspo{.old_logps = numbers.view(), .advantages = numbers.view()};
+  struct {
+    kernels::question ask;
+    std::vector<std::string> between;
+  } const each[] = {
+      {kernels::sft_question{.totals = {.tokens = 2}}, {"sft_losses,", "sum_partials,"}},
+      {kernels::sft_question{.options = {.normalization = sft_normalization::sequence}}, {"token_weights,", "sft_losses,", "sum_partials,"}},
+      {kernels::pairs_question<dpo_options>{.ref_logps = reference.view()}, {"pair_token_losses<attune::dpo_options>,", "sum_partials,"}},
+      {ppo, {"token_losses<attune::ppo_options>,", "sum_partials,", "sum_partials,"}},
+      {by_sequence, {"token_weights,", "token_losses<attune::ppo_options>,", "sum_partials,", "sum_partials,"}},
+      {gspo, {"sequence_losses<attune::gspo_options>,", "sum_partials,", "sum_partials,"}}};
+  using f = kernels::losses<float>;
+  for (auto const& one : each) {
+    std::size_t const bytes = f::on_logits_bytes(one.ask, 4, 2);
+    device_array<std::byte> const workspace(bytes, std::byte{0x7f});
+    stand_in::forget();
+    f::on_logits(one.ask, m, batch, m, loss.data(), workspace.span(), stream);
+    CHECK(stand_in::waits() == 0);
+    CHECK(stand_in::allocations() == 0);
+    std::vector<std::string> expected{"next_targets,", "token_logps<float>,"};
+    expected.insert(expected.end(), one.between.begin(), one.between.end());
+    expected.push_back("token_logps_adjoint<float, float>,");
+    REQUIRE(stand_in::launches().size() == expected.size());
+    for (std::size_t k = 0; k < expected.size(); ++k) {
+      CHECK_MESSAGE(stand_in::launches()[k].kernel.starts_with("void attune::cuda::kernel<attune::device::" + expected[k]),
+                    stand_in::launches()[k].kernel);
+      CHECK(stand_in::launches()[k].stream == static_cast<cudaStream_t>(stream));
+    }
+    CHECK_THROWS_AS(f::on_logits(one.ask, m, batch, m, loss.data(), workspace.span().first(bytes - 16), stream), contract_violation);
+    CHECK_THROWS_AS(f::on_logits(one.ask, m, batch, m, loss.data(), workspace.span().subspan(8), stream), contract_violation);
+  }
+  device_array<std::byte> const workspace(4096, std::byte{});
+  auto const refused = [&](kernels::question const& ask, matrix_view<float> from, sequences_view of, matrix_view<float> to,
+                           double* where) {
+    stand_in::forget();
+    CHECK_THROWS_AS(f::on_logits(ask, from, of, to, where, workspace.span(), stream), contract_violation);
+  };
+  kernels::sft_question const sft{.totals = {.tokens = 2}};
+  matrix_view<float> const three{logits.data(), 3, 8, 8}, narrow{logits.data(), 4, 7, 8};
+  refused(sft, three, batch, three, loss.data());
+  refused(sft, m, batch, three, loss.data());
+  refused(sft, m, batch, narrow, loss.data());
+  refused(sft, m, batch, m, nullptr);
+  refused(sft, m, {.tokens = tokens.view(), .offsets = offsets.view(), .mask = mask.view().first(3)}, m, loss.data());
+  refused(kernels::sft_question{}, m, batch, m, loss.data());  // how many tokens the step has
+  refused(kernels::sft_question{.options = {.normalization = sft_normalization::sequence}, .totals = {.sequences = 1}}, m, batch, m,
+          loss.data());
+  refused(kernels::sft_question{.options = {.label_smoothing = 2.0}, .totals = {.tokens = 2}}, m, batch, m, loss.data());
+  refused(kernels::pairs_question<dpo_options>{}, m, batch, m, loss.data());
+  refused(kernels::pairs_question<dpo_options>{.ref_logps = reference.view(), .options = {.beta = 0.0}}, m, batch, m, loss.data());
+  device_array<std::size_t> const one_sequence(std::vector<std::size_t>{0, 4});
+  refused(kernels::pairs_question<simpo_options>{}, m, {.tokens = tokens.view(), .offsets = one_sequence.view(), .mask = mask.view()}, m,
+          loss.data());
+  refused(kernels::policy_question<ppo_options>{.old_logps = numbers.view(), .advantages = numbers.view()}, m, batch, m, loss.data());
+  refused(kernels::policy_question<ppo_options>{.old_logps = numbers.view(), .totals = {.tokens = 2}}, m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.advantages = numbers.view()}, m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(), .kl_loss = {.kl_loss_coef = 0.1}},
+          m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(),
+                                                 .aggregation = loss_aggregation::constant}, m, batch, m, loss.data());
+  CHECK_THROWS_AS(f::logps(three, batch, numbers.span(), workspace.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::logps(m, batch, numbers.span().first(3), workspace.span(), stream), contract_violation);
+  CHECK_THROWS_AS(f::logps(m, batch, numbers.span(), workspace.span().first(16), stream), contract_violation);
+  device_array<double> const sums(2, 0.0);
+  CHECK_THROWS_AS(kernels::sequence_sums(numbers.view().first(3), batch, sums.span(), stream), contract_violation);
+  CHECK_THROWS_AS(kernels::sequence_sums(numbers.view(), batch, sums.span().first(1), stream), contract_violation);
+}
+
 TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   device_stream const stream;
-  device_array<float> const logits(12, 0.0f), rows(3, 0.0f), workspace(64, 0.0f);
+  device_array<float> const logits(12, 0.0f), rows(3, 0.0f);
+  device_array<std::byte> const workspace(256, std::byte{});
   device_array<token_id> const targets(3, 0);
   matrix_view<float> const m{logits.data(), 3, 4, 4};
   auto const three = rows.span();
@@ -176,12 +289,17 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three, {}, {}, {}, three.first(1)}, m, stream), contract_violation);
   CHECK_THROWS_AS(f::token_logps_adjoint(m, ids, three, {three}, {logits.data(), 2, 4, 4}, stream), contract_violation);
   matrix_view<float> const narrow{logits.data(), 2, 3, 3};
-  CHECK_THROWS_AS(f::linear_token_logps(2, m, narrow, ids, {three, three}, workspace.span(), nullptr, stream), contract_violation);
-  CHECK_THROWS_AS(f::linear_token_logps(2, m, m, ids, {three, three}, workspace.span().first(7), nullptr, stream),
+  auto const room = workspace.span();
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, narrow, ids, {three, three}, room, {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room.first(63), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room.subspan(4), {}, stream), contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room, {nullptr, room.data() + 16, 64}, stream),
                   contract_violation);
-  CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, narrow, m, workspace.span(), nullptr, stream),
+  CHECK_THROWS_AS(f::linear_token_logps({2}, m, m, ids, {three, three}, room, {nullptr, nullptr, 64}, stream),
                   contract_violation);
-  CHECK_THROWS_AS(f::linear_token_logps_adjoint(2, m, m, ids, three, {three}, m, narrow, workspace.span(), nullptr, stream),
+  CHECK_THROWS_AS(f::linear_token_logps_adjoint({2}, m, m, ids, three, {three}, narrow, m, room, {}, stream),
+                  contract_violation);
+  CHECK_THROWS_AS(f::linear_token_logps_adjoint({2}, m, m, ids, three, {three}, m, narrow, room, {}, stream),
                   contract_violation);
   device_array<std::size_t> const offsets(3, 0);
   device_array<double> const partials(2, 0.0);
@@ -240,7 +358,7 @@ TEST_CASE("stand-in: shapes that disagree are refused before any launch") {
   CHECK_THROWS_AS(kernels::gae({three, three}, mask, offsets.view(), {three, three}, {.gamma = 2.0}, stream), contract_violation);
   CHECK_THROWS_AS(kernels::whiten(three, mask.first(2), three, {}, stream), contract_violation);
   CHECK_THROWS_AS(kernels::whiten(three, mask, three.first(2), {}, stream), contract_violation);
-  CHECK_THROWS_AS(f::linear_workspace(0, 1, 1, 1), contract_violation);
+  CHECK_THROWS_AS(f::workspace_bytes({0}, 1, 1, 1), contract_violation);
   CHECK(stand_in::launches().empty());
 }
 

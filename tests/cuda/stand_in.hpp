@@ -6,9 +6,12 @@
 #include <string>
 #include <vector>
 
-/// A CUDA runtime, and the one call of cuBLAS's, for a machine without a device: stand_in.cpp defines the symbols that nvcc's object and the cases use, so
-/// that the very object a program would run is linked here and its launches are seen. What a launch would run is looked up by
-/// the kernel's name among the simulations that a program has added.
+/// A CUDA runtime, and cuBLASLt's product, for a machine without a device: stand_in.cpp defines the symbols that nvcc's
+/// object and the cases use, so that the very object a program would run is linked here and its launches are seen. What a
+/// launch would run is looked up by the kernel's name among the simulations that a program has added.
+///
+/// A product is refused unless its descriptors agree with each other, with the algorithm that was asked for, and with the
+/// addresses; its algorithm takes all of the workspace it was promised and leaves NaN there.
 ///
 /// Device memory is real memory that only copies and simulations may touch: whoever dereferences a device pointer on the host
 /// dies of it.
@@ -28,8 +31,6 @@ std::vector<launch> const& launches();
 int waits();
 int allocations();
 
-/// How often cuBLAS was given a stream since then.
-int stream_changes();
 void forget();
 
 /// Allocations not yet freed.

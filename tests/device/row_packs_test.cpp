@@ -145,6 +145,61 @@ TEST_CASE_TEMPLATE("row_packs: map_row in place and from any alignment to any ot
   });
 }
 
+TEST_CASE_TEMPLATE("row_packs: two rows side by side, each alignment beside each", S, float, bf16, f16) {
+  for_all_rows<S>([](std::size_t shift, std::size_t count) {
+    for (std::size_t const other : {shift, (shift + 1) % pack<S>::size, (shift + pack<S>::size / 2) % pack<S>::size}) {
+      shifted_row<S> const x(shift, count), y(other, count);
+      division const d = other == shift ? divided(x.row, count) : division{count, 0, 0};
+      std::vector<int> seen(longest + 1, 0);
+      std::vector<std::size_t> wrong(32);
+      engine::report const r = engine::run({.threads = 32}, [&](auto const& block) {
+        device::read_two_rows(block, x.row, y.row, count, [&]<std::size_t n>(float(&a)[n], float(&b)[n]) {
+          for (std::size_t k = 0; k < n; ++k) {
+            ++seen[static_cast<std::size_t>(a[k])];
+            if (a[k] != b[k]) ++wrong[block.thread()];
+          }
+        });
+      });
+      CHECK(std::accumulate(wrong.begin(), wrong.end(), std::size_t{0}) == 0);
+      for (std::size_t v = 0; v <= longest; ++v) CHECK(seen[v] == (v >= 1 && v <= count ? 1 : 0));
+      check_traffic<S>(r.loads, {2 * d.before, 2 * d.packs, 2 * d.behind});
+
+      for (bool const first : {false, true}) {  // which of the two is aligned otherwise than the sum
+        shifted_row<S> sum(shift, count);
+        engine::report const added = engine::run({.threads = 32}, [&](auto const& block) {
+          device::add_of_two_rows(block, first ? y.row : x.row, first ? x.row : y.row, sum.row, count,
+                                  [](float a, float b) { return a - 2.0f * b; });
+        });
+        CHECK(sum.holds([](std::size_t) { return 0.0f; }));
+        check_traffic<S>(added.stores, d);
+      }
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("row_packs: convert_row stores what a narrower type has and what it leaves, each alignment beside each", D, bf16, f16) {
+  constexpr float little = 0x1p-12f;  // below the last place of D
+  for_all_rows<D>([&](std::size_t shift, std::size_t count) {
+    for (std::size_t const in_shift : {shift % pack<float>::size, (shift + 1) % pack<float>::size})
+      for (std::size_t const rest_shift : {shift, (shift + 1) % pack<D>::size}) {
+        shifted_row<float> const in(in_shift, count);
+        shifted_row<D> out(shift, count), rest(rest_shift, count);
+        for (bool const with_rest : {true, false}) {
+          engine::report const r = engine::run({.threads = 32}, [&](auto const& block) {
+            device::convert_row(block, static_cast<float const*>(in.row), out.row, with_rest ? rest.row : nullptr, count,
+                                [](std::size_t v, float x) { return x + static_cast<float>(v) + little; });
+          });
+          division const d = divided(out.row, count);
+          bool const alike = reinterpret_cast<std::uintptr_t>(in.row + d.before) % 16 == 0 && (!with_rest || rest_shift == shift);
+          CHECK(out.holds([](std::size_t v) { return static_cast<float>(2 * v + 1); }));
+          CHECK(rest.holds([](std::size_t) { return little; }));
+          check_traffic<D>(r.stores, {(with_rest ? 2 : 1) * (alike ? d.before : count), alike ? (with_rest ? 2 : 1) * d.packs : 0,
+                                      (with_rest ? 2 : 1) * (alike ? d.behind : 0)});
+        }
+      }
+  });
+}
+
 TEST_CASE_TEMPLATE("row_packs: fill_row writes the row and nothing beside it", S, float, bf16, f16) {
   for_all_rows<S>([](std::size_t shift, std::size_t count) {
     shifted_row<S> x(shift, count);

@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -155,4 +156,69 @@ TEST_CASE("token_logps_adjoint: one reading and one writing, in packs; no barrie
   CHECK(r.stores.bytes == 3 * 2048 * 2);
   CHECK(r.stores.accesses[16] * 16 == r.stores.bytes);
   CHECK(r.barriers.empty());
+}
+
+TEST_CASE_TEMPLATE("token_logps_adjoint: float logits to gradients of 16 bits, rounded once, with and without what is left", D,
+                   bf16, f16) {
+  constexpr double places = std::is_same_v<D, bf16> ? 0x1p-8 : 0x1p-11, least = std::is_same_v<D, bf16> ? 0.0 : 0x1p-25;
+  for (std::size_t const cols : {1u, 5u, 8u, 257u, 1003u})
+    for (std::size_t const shift : {0u, 1u, 3u})
+      for (bool const with_rests : {false, true}) {
+        INFO("cols ", cols, ", shift ", shift, ", rests ", with_rests);
+        problem<float> p(4, cols, shift == 3 ? 2 : 0, shift);
+        p.logits.targets[1] = no_target;
+        p.forward();
+        p.slopes[3] = std::numeric_limits<float>::quiet_NaN();
+        std::vector<double> const expected = p.truth();
+        for (unsigned const threads : {32u, 256u}) {
+          if (engine::finds_races() && (threads == 256) != (cols > 257)) continue;
+          for (launch_options const& options : engine::schedules({.blocks = 2, .threads = threads}))
+            for (std::size_t const out_shift : {shift, shift + 1}) {
+              logit_rows<D> out(4, cols, 4, out_shift), rests(4, cols, 4, shift);
+              auto const same = p.body(p.logits.view());
+              engine::run(options, device::token_logps_adjoint<float, D>{.logits = same.logits,
+                                                                         .targets = same.targets,
+                                                                         .log_normalizers = same.log_normalizers,
+                                                                         .slopes = same.slopes,
+                                                                         .dlogits = out.view(),
+                                                                         .mean_slopes = same.mean_slopes,
+                                                                         .entropies = same.entropies,
+                                                                         .entropy_slopes = same.entropy_slopes,
+                                                                         .log_normalizer_slopes = same.log_normalizer_slopes,
+                                                                         .rests = with_rests ? rests.data() : nullptr});
+              for (std::size_t i = 0; i < 4; ++i)
+                for (std::size_t v = 0; v < cols; ++v) {
+                  double const to = expected[i * cols + v], size = std::isnan(to) ? 0.0 : std::abs(to);
+                  double const stored = static_cast<double>(static_cast<float>(out.view()(i, v)));
+                  double const left = with_rests ? static_cast<double>(static_cast<float>(rests.view()(i, v))) : 0.0;
+                  double const allowed = 2e-6 + least + size * (with_rests ? places * places : places);
+                  if (far_apart(stored + left, to) <= allowed && far_apart(stored, to) <= 2e-6 + least + places * size) continue;
+                  INFO("row ", i, ", element ", v, ": ", stored, " + ", left, " for ", to);
+                  CHECK(false);
+                }
+              CHECK(out.surroundings_untouched());
+              CHECK(rests.surroundings_untouched());
+            }
+        }
+      }
+}
+
+TEST_CASE("token_logps_adjoint: a gradient beyond f16 is infinite and leaves nothing; packs of both types") {
+  problem<float> p(1, 2048, 0, 0);
+  p.forward();
+  p.slopes[0] = 1e6f;
+  logit_rows<f16> out(1, 2048), rests(1, 2048);
+  auto const r = engine::run({.blocks = 1, .threads = 128},
+                             device::token_logps_adjoint<float, f16>{.logits = p.logits.view(),
+                                                                     .targets = p.logits.targets.data(),
+                                                                     .log_normalizers = p.log_normalizers.data(),
+                                                                     .slopes = p.slopes.data(),
+                                                                     .dlogits = out.view(),
+                                                                     .rests = rests.data()});
+  std::size_t const target = static_cast<std::size_t>(p.logits.targets[0]);
+  CHECK(static_cast<float>(out.view()(0, target)) == std::numeric_limits<float>::infinity());
+  CHECK(static_cast<float>(rests.view()(0, target)) == 0.0f);
+  CHECK(r.loads.accesses[16] * 16 == 2048 * 4);
+  CHECK(r.stores.accesses[16] * 16 == 2 * 2048 * 2);
+  CHECK(r.stores.bytes == 2 * 2048 * 2);
 }

@@ -145,6 +145,16 @@ TEST_CASE("token_logps: outputs that are not asked for change nothing; rows with
   CHECK(rows.surroundings_untouched());
 }
 
+TEST_CASE("token_logps: a target that is no entry of the vocabulary makes its row NaN and is not read") {
+  logit_rows<float> rows(5, 65, 1, 2);
+  rows.targets = {65, 64, -2, std::numeric_limits<token_id>::max(), no_target};
+  results<float> out(5);
+  auto const r = engine::run({.blocks = 2, .threads = 64}, body_of(rows, out));
+  for (auto const* const one : {&out.logps, &out.log_normalizers, &out.mean_logps, &out.entropies, &out.collisions})
+    for (std::size_t i = 0; i < 5; ++i) CHECK(std::isnan((*one)[i]) == (i != 1 && i != 4));
+  CHECK(r.loads.bytes == 65 * sizeof(float) + sizeof(float) + 5 * 64 * sizeof(token_id));
+}
+
 TEST_CASE("token_logps: bits do not depend on schedule or grid") {
   logit_rows<f16> rows(6, 515, 3, 1);
   results<float> first(6);

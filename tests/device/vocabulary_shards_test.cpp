@@ -65,6 +65,24 @@ TEST_CASE("vocabulary_shards: shards of any width give what the whole vocabulary
   }
 }
 
+TEST_CASE("combine_shards: a target that is no entry of any shard makes its row NaN") {
+  logit_rows<float> rows(4, 40);
+  rows.targets = {40, 39, -2, no_target};
+  std::vector<device::shard_summary> parts(8);
+  for (std::size_t k = 0; k < 2; ++k)
+    engine::run({.threads = 64}, device::summarize_shard<float>{.logits = {rows.data() + 20 * k, 4, 20, 40}, .first = 20 * k,
+                                                                .targets = rows.targets.data(), .with = {true, true, true},
+                                                                .out = parts.data() + 4 * k});
+  std::vector<float> out[5];
+  for (auto& o : out) o.assign(4, 5.0f);
+  engine::run({.threads = 64}, device::combine_shards{parts.data(), 2, 4, 40, rows.targets.data(), out[0].data(), out[1].data(),
+                                                      out[2].data(), out[3].data(), out[4].data()});
+  for (auto const& o : out) {
+    for (std::size_t i = 0; i < 4; ++i) CHECK(std::isnan(o[i]) == (i % 2 == 0));
+    CHECK(o[3] == 0.0f);
+  }
+}
+
 TEST_CASE("summarize_shard: both barriers are needed") {
   logit_rows<float> rows(4, 300);
   std::vector<device::shard_summary> out(4);

@@ -3,16 +3,21 @@
 # attune_extract_blocks(<file.md> <preludes> <output> <programs> <fragments>)
 # Makes <output>/line_<n>.cpp of every ```cpp block, n being the line of its fence, with #line directives so that the
 # compiler's messages name the Markdown file. The variables <programs> and <fragments> receive the lists of files.
+# Several Markdown files need several <output>s.
 #
 #   a block with "int main("              is a program, taken as it is
 #   any other                             is a fragment: its #include lines come first, then
 #                                         #include "<preludes>/fragment.hpp", then the rest as the body of a function
-#   <!-- prelude: NAME -->                on the line before the fence: NAME.hpp instead of fragment.hpp; it holds what
-#                                         the text around the block takes for granted (the reader's model, his spans)
+#   <!-- prelude: NAME -->                on the line before the fence: NAME.hpp instead of fragment.hpp, in a program after
+#                                         its #include lines; it holds what the text around the block takes for granted
+#                                         (the reader's model, his spans)
 #   <!-- prelude: NAME, declarations -->  the same, and the block stands at namespace scope, not in a function
 # Anything that looks like a C++ block and is not seen (another fence, an indented one) is an error.
 function(attune_extract_blocks markdown preludes output programs fragments)
   cmake_path(GET markdown FILENAME filename)
+  if(PROJECT_SOURCE_DIR)  # which of several README.md
+    cmake_path(RELATIVE_PATH markdown BASE_DIRECTORY "${PROJECT_SOURCE_DIR}" OUTPUT_VARIABLE filename)
+  endif()
   file(READ "${markdown}" rest)
   set(rest "\n${rest}")
   string(REGEX MATCHALL "(```|~~~) *[{]?\\.?([cC][pP][pP]|[cC][+][+]|cxx|hpp|cc)" looks_like "${rest}")
@@ -46,7 +51,7 @@ function(attune_extract_blocks markdown preludes output programs fragments)
     math(EXPR line "${fence_line} + ${newlines} + 1")
     math(EXPR block_line "${fence_line} + 1")
 
-    set(prelude fragment)
+    set(prelude "")
     set(declarations "")
     if(before MATCHES "\n<!-- prelude: ([a-z0-9_]+)(, declarations)? -->$")
       set(prelude "${CMAKE_MATCH_1}")
@@ -59,20 +64,28 @@ function(attune_extract_blocks markdown preludes output programs fragments)
     endif()
 
     set(source "${output}/line_${fence_line}.cpp")
-    if(block MATCHES "int main\\(")
-      set(text "#line ${block_line} \"${filename}\"\n${block}\n")
+    string(FIND "${block}" "int main(" main)
+    if(NOT main EQUAL -1)
+      set(declarations ", declarations")
       list(APPEND program_files "${source}")
     else()
+      list(APPEND fragment_files "${source}")
+      if(prelude STREQUAL "")
+        set(prelude fragment)
+      endif()
+    endif()
+    if(NOT prelude STREQUAL "")
       string(REGEX MATCHALL "(^|\n)#include [^\n]+" includes "${block}")
       string(REPLACE ";" "" includes "${includes}")
-      string(REGEX REPLACE "(^|\n)#include [^\n]+" "\\1" body "${block}")  # the lines stay, so that numbers agree
+      string(REGEX REPLACE "(^|\n)#include [^\n]+" "\\1" block "${block}")  # the lines stay, so that numbers agree
       set(text "${includes}\n#include \"${prelude}.hpp\"\n")
-      if(declarations)
-        string(APPEND text "#line ${block_line} \"${filename}\"\n${body}\n")
-      else()
-        string(APPEND text "void line_${fence_line}() {\n#line ${block_line} \"${filename}\"\n${body}\n}\n")
-      endif()
-      list(APPEND fragment_files "${source}")
+    else()
+      set(text "")
+    endif()
+    if(declarations)
+      string(APPEND text "#line ${block_line} \"${filename}\"\n${block}\n")
+    else()
+      string(APPEND text "void line_${fence_line}() {\n#line ${block_line} \"${filename}\"\n${block}\n}\n")
     endif()
     set(present "")
     if(EXISTS "${source}")

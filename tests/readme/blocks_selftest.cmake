@@ -44,9 +44,15 @@ struct s {};
 ```cpp
 g();
 ```
+<!-- prelude: mine -->
+```cpp
+#include <vector>
+
+int main() { return h(); }
+```
 ]==])
 attune_extract_blocks("${markdown}" "${SCRATCH}" "${SCRATCH}" programs fragments)
-if(NOT programs STREQUAL "${SCRATCH}/line_3.cpp")
+if(NOT programs STREQUAL "${SCRATCH}/line_3.cpp;${SCRATCH}/line_26.cpp")
   message(SEND_ERROR "programs: ${programs}")
 endif()
 if(NOT fragments STREQUAL "${SCRATCH}/line_12.cpp;${SCRATCH}/line_19.cpp;${SCRATCH}/line_22.cpp")
@@ -81,6 +87,14 @@ void line_22() {
 #line 23 "blocks.md"
 g();
 }
+]==])
+expect_file(line_26.cpp [==[
+#include <vector>
+#include "mine.hpp"
+#line 27 "blocks.md"
+
+
+int main() { return h(); }
 ]==])
 
 function(expect_error content expected)

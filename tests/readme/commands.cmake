@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MIT
 #
-# cmake -DREADME=... -DPRESETS=... -P commands.cmake
-# Every preset that the README names exists, and its two commands, demo and test, are there in full.
+# cmake -DREADME=... -DPAGES=...;... -DPRESETS=... -P commands.cmake
+# Every preset that the README or a page names exists, and the README's two commands, demo and test, are there in full.
 cmake_minimum_required(VERSION 3.25)
 
 if(NOT EXISTS "${README}")
   message(FATAL_ERROR "README.md is missing")
 endif()
 file(READ "${README}" readme)
+set(texts "${readme}")
+foreach(page IN LISTS PAGES)
+  file(READ "${page}" text)
+  string(APPEND texts "${text}")
+endforeach()
 file(READ "${PRESETS}" presets)
 
 foreach(kind workflow configure build test)
@@ -24,7 +29,7 @@ set(problems "")
 foreach(command "cmake --workflow/workflow" "cmake/configure" "cmake --build/build" "ctest/test")
   string(REPLACE "/" ";" command "${command}")
   list(POP_BACK command kind)
-  string(REGEX MATCHALL "${command} --preset[ =][A-Za-z0-9_-]+" uses "${readme}")
+  string(REGEX MATCHALL "${command} --preset[ =][A-Za-z0-9_-]+" uses "${texts}")
   foreach(use IN LISTS uses)
     string(REGEX REPLACE "^.*--preset[ =]" "" name "${use}")
     if(NOT name IN_LIST ${kind}_names)

@@ -26,3 +26,4 @@ inline std::shared_ptr<reader_module> model;
 inline reader_pairs pairs;
 inline at::Tensor ids, mask;
 inline std::vector<double> reference_sums;
+inline std::vector<float> old_logps, advantages;

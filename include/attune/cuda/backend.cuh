@@ -13,10 +13,14 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/storage.hpp>
 #include <attune/core/view.hpp>
+#include <attune/cuda/chunk_workspace.cuh>
 #include <attune/cuda/launch.cuh>
+#include <attune/cuda/shapes.cuh>
+#include <attune/cuda/token_kl.cuh>
 #include <attune/device/adamw.hpp>
 #include <attune/device/block_sum.hpp>
 #include <attune/device/gemm_plan.hpp>
+#include <attune/device/kept_rows.hpp>
 #include <attune/device/sample_tokens.hpp>
 #include <attune/device/segments.hpp>
 #include <attune/device/squared_norm.hpp>
@@ -36,8 +40,8 @@ namespace attune::cuda {
 ///
 /// Shapes that disagree throw contract_violation; a launch that the runtime refuses throws cuda_error; both before
 /// anything of that launch runs. Targets cannot be looked at from here: one that is neither below the vocabulary nor
-/// no_target reads or writes outside its row. Results are the same bits whenever the arguments are, addresses modulo 16
-/// bytes included.
+/// no_target makes its row's results NaN, and with them its gradient. Results are the same bits whenever the arguments
+/// are, addresses modulo 16 bytes included (those of a product, addresses modulo 256).
 template <class S>
 class cuda_backend {
   static_assert(std::is_same_v<S, float> || std::is_same_v<S, bf16> || std::is_same_v<S, f16>, "float, bf16 or f16");
@@ -53,7 +57,8 @@ class cuda_backend {
 
   /// chunk: rows of logits that the linear operations hold at a time, >= 1; their workspace grows with it, and the
   /// products run the faster the larger it is, up to some thousands.
-  explicit cuda_backend(std::size_t chunk = default_chunk) : chunk_(chunk) {
+  explicit cuda_backend(std::size_t chunk = default_chunk, logit_gradients gradients = logit_gradients::split)
+      : chunk_(chunk), gradients_(gradients) {
     expects(chunk >= 1, "cuda_backend: chunk >= 1", chunk);
   }
 
@@ -61,15 +66,7 @@ class cuda_backend {
                    stream_view stream) const {
     expects_rows(logits, targets);
     expects_outputs(out, logits.rows);
-    launch<threads>("token_logps",
-                    device::token_logps<S>{.logits = logits,
-                                           .targets = targets.data(),
-                                           .logps = out.logps.data(),
-                                           .log_normalizers = out.log_normalizers.data(),
-                                           .mean_logps = pointer(out.mean_logps),
-                                           .entropies = pointer(out.entropies),
-                                           .collisions = pointer(out.collisions)},
-                    logits.rows, stream);
+    launch_logps(logits, targets, out, stream);
   }
 
   /// dlogits may be logits itself; aligned to 16 bytes as logits is, its rows are written sixteen bytes at a time.
@@ -120,19 +117,17 @@ class cuda_backend {
     expects(dlogits.rows == logits.rows && dlogits.cols == logits.cols,
             "token_logps_adjoint: dlogits shaped as logits");
     expects(first + logits.cols <= vocabulary, "shard_adjoint: first + cols <= vocabulary", vocabulary);
-    launch<threads>("token_logps_adjoint",
-                    device::token_logps_adjoint<S>{.logits = logits,
-                                                   .targets = targets.data(),
-                                                   .log_normalizers = log_normalizers.data(),
-                                                   .slopes = slopes.logps.data(),
-                                                   .dlogits = dlogits,
-                                                   .mean_slopes = pointer(slopes.mean_logps),
-                                                   .entropies = pointer(slopes.entropies),
-                                                   .entropy_slopes = pointer(slopes.entropy_slopes),
-                                                   .log_normalizer_slopes = pointer(slopes.log_normalizers),
-                                                   .first = first,
-                                                   .vocabulary = vocabulary},
-                    logits.rows, stream);
+    launch_adjoint<S, S>(logits, first, vocabulary, targets, log_normalizers, slopes, dlogits, nullptr, stream);
+  }
+
+  void token_kl(matrix_view<S const> logits, matrix_view<S const> ref_logits, std::span<token_id const> targets,
+                kl_direction direction, row_kl<float> out, stream_view stream) const {
+    cuda::token_kl<threads>(logits, ref_logits, targets, direction, out, stream);
+  }
+  void token_kl_adjoint(matrix_view<S const> logits, matrix_view<S const> ref_logits,
+                        std::span<token_id const> targets, kl_direction direction, row_kl<float const> of,
+                        std::span<float const> slopes, matrix_view<S> dlogits, stream_view stream) const {
+    cuda::token_kl_adjoint<threads>(logits, ref_logits, targets, direction, of, slopes, dlogits, stream);
   }
 
   /// One token per row, drawn at a temperature >= 0 and finite (0: the largest logit) by numbers that are a function of
@@ -150,37 +145,37 @@ class cuda_backend {
                     logits.rows, stream);
   }
 
-  /// Elements of S that both linear operations need, aligned to 16 bytes. Rows of the workspace begin at multiples of
-  /// 16 bytes, whatever the vocabulary.
-  [[nodiscard]] std::size_t linear_workspace(std::size_t rows, std::size_t vocabulary, std::size_t) const noexcept {
-    return (std::min)(rows, chunk_) * padded(vocabulary);
-  }
+  /// Bytes of device memory, aligned to 16, that both linear operations need: for the rows of a chunk their logits in
+  /// float, where S is narrower their gradients in one or two of S (logit_gradients), and their hidden states.
   [[nodiscard]] std::size_t workspace_bytes(std::size_t rows, std::size_t vocabulary,
                                             std::size_t width) const noexcept {
-    return linear_workspace(rows, vocabulary, width) * sizeof(S);
+    return chunk_workspace<S>::bytes((std::min)(rows, chunk_), vocabulary, width, gradients_);
   }
 
-  /// logits = hidden head^T, a chunk of rows at a time, each rounded to S. Rows without a target are multiplied too,
+  /// logits = hidden head^T, a chunk of rows at a time, in float throughout. Rows without a target are multiplied too,
   /// since which they are is known on the device alone: pack sequences, do not pad them.
-  template <Gemm<stream_view, S> G>
+  template <Gemm<stream_view, S, float> G>
   void linear_token_logps(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
-                          row_logps<float> out, std::span<S> workspace, G const& gemm, stream_view stream) const {
+                          row_logps<float> out, std::span<std::byte> workspace, G const& gemm,
+                          stream_view stream) const {
     expects_linear(hidden, head, targets, workspace);
     expects_outputs(out, hidden.rows);
     for (std::size_t first = 0; first < hidden.rows; first += chunk_) {
-      matrix_view<S> const logits = chunk_logits(hidden, head, first, workspace, gemm, stream);
-      token_logps(logits, targets.subspan(first, logits.rows), rows_of(out, first, logits.rows), stream);
+      chunk_workspace<S> const chunk = chunk_logits(hidden, head, first, workspace, gemm, stream);
+      launch_logps<float>(chunk.logits, targets.subspan(first, chunk.logits.rows),
+                          rows_of(out, first, chunk.logits.rows), stream);
     }
   }
 
   /// dhidden is overwritten, dhead, in float, is added to. log_normalizers are those that linear_token_logps wrote with
-  /// a backend of the same chunk and the same gemm.
+  /// a backend of the same chunk and the same gemm. The gradient of a chunk's logits is a factor of both products and
+  /// hence in S: see logit_gradients. Hidden states of rows without a target do not reach dhead, whatever they hold.
   template <class G>
   requires Gemm<G, stream_view, S> && Gemm<G, stream_view, S, float>
   void linear_token_logps_adjoint(matrix_view<S const> hidden, matrix_view<S const> head,
                                   std::span<token_id const> targets, std::span<float const> log_normalizers,
                                   row_slopes<float> slopes, matrix_view<S> dhidden, matrix_view<float> dhead,
-                                  std::span<S> workspace, G const& gemm, stream_view stream) const {
+                                  std::span<std::byte> workspace, G const& gemm, stream_view stream) const {
     expects_linear(hidden, head, targets, workspace);
     expects_slopes(log_normalizers, slopes, hidden.rows);
     expects_matrix(dhidden);
@@ -189,14 +184,22 @@ class cuda_backend {
             "linear_token_logps_adjoint: dhidden shaped as hidden");
     expects(dhead.rows == head.rows && dhead.cols == head.cols, "linear_token_logps_adjoint: dhead shaped as head");
     for (std::size_t first = 0; first < hidden.rows; first += chunk_) {
-      matrix_view<S> const dlogits = chunk_logits(hidden, head, first, workspace, gemm, stream);
-      std::size_t const rows = dlogits.rows;
-      token_logps_adjoint(dlogits, targets.subspan(first, rows), log_normalizers.subspan(first, rows),
-                          rows_of(slopes, first, rows), dlogits, stream);
-      gemm(plan_gemm<S, S>(transpose::no, dlogits, transpose::no, head, dhidden.middle_rows(first, rows)), 1.0f, 0.0f,
-           stream);
-      gemm(plan_gemm<S, float>(transpose::yes, dlogits, transpose::no, hidden.middle_rows(first, rows), dhead), 1.0f,
-           1.0f, stream);
+      chunk_workspace<S> const chunk = chunk_logits(hidden, head, first, workspace, gemm, stream);
+      std::size_t const rows = chunk.logits.rows;
+      std::span<token_id const> const ids = targets.subspan(first, rows);
+      launch_adjoint<float>(chunk.logits, 0, head.rows, ids, log_normalizers.subspan(first, rows),
+                            rows_of(slopes, first, rows), chunk.dlogits, chunk.rests.data, stream);
+      launch<threads>("linear_token_logps_adjoint",
+                      device::kept_rows<S>{hidden.middle_rows(first, rows), ids.data(), chunk.hidden}, rows, stream);
+      bool added = false;
+      matrix_view<S const> const factors[] = {chunk.rests, chunk.dlogits};  // what is small before what is large
+      for (matrix_view<S const> const& factor : factors) {
+        if (factor.data == nullptr) continue;
+        gemm(plan_gemm<S, S>(transpose::no, factor, transpose::no, head, dhidden.middle_rows(first, rows)), 1.0f,
+             added ? 1.0f : 0.0f, stream);
+        gemm(plan_gemm<S, float>(transpose::yes, factor, transpose::no, chunk.hidden, dhead), 1.0f, 1.0f, stream);
+        added = true;
+      }
     }
   }
 
@@ -255,19 +258,48 @@ class cuda_backend {
     return (count + per_block - 1) / per_block;
   }
 
-  static std::size_t padded(std::size_t vocabulary) noexcept {
-    constexpr std::size_t width = pack<S>::size;
-    return (vocabulary + width - 1) / width * width;
+  template <class X>
+  static void launch_logps(matrix_view<X const> logits, std::span<token_id const> targets, row_logps<float> const& out,
+                           stream_view stream) {
+    launch<threads>("token_logps",
+                    device::token_logps<X>{.logits = logits,
+                                           .targets = targets.data(),
+                                           .logps = out.logps.data(),
+                                           .log_normalizers = out.log_normalizers.data(),
+                                           .mean_logps = pointer(out.mean_logps),
+                                           .entropies = pointer(out.entropies),
+                                           .collisions = pointer(out.collisions)},
+                    logits.rows, stream);
+  }
+
+  template <class X, class D>
+  static void launch_adjoint(matrix_view<X const> logits, std::size_t first, std::size_t vocabulary,
+                             std::span<token_id const> targets, std::span<float const> log_normalizers,
+                             row_slopes<float> slopes, matrix_view<D> dlogits, D* rests, stream_view stream) {
+    launch<threads>("token_logps_adjoint",
+                    device::token_logps_adjoint<X, D>{.logits = logits,
+                                                      .targets = targets.data(),
+                                                      .log_normalizers = log_normalizers.data(),
+                                                      .slopes = slopes.logps.data(),
+                                                      .dlogits = dlogits,
+                                                      .mean_slopes = pointer(slopes.mean_logps),
+                                                      .entropies = pointer(slopes.entropies),
+                                                      .entropy_slopes = pointer(slopes.entropy_slopes),
+                                                      .log_normalizer_slopes = pointer(slopes.log_normalizers),
+                                                      .first = first,
+                                                      .vocabulary = vocabulary,
+                                                      .rests = rests},
+                    logits.rows, stream);
   }
 
   template <class G>
-  matrix_view<S> chunk_logits(matrix_view<S const> hidden, matrix_view<S const> head, std::size_t first,
-                              std::span<S> workspace, G const& gemm, stream_view stream) const {
+  chunk_workspace<S> chunk_logits(matrix_view<S const> hidden, matrix_view<S const> head, std::size_t first,
+                                  std::span<std::byte> workspace, G const& gemm, stream_view stream) const {
     std::size_t const rows = (std::min)(chunk_, hidden.rows - first);
-    matrix_view<S> const logits{workspace.data(), rows, head.rows, padded(head.rows)};
-    gemm(plan_gemm<S, S>(transpose::no, hidden.middle_rows(first, rows), transpose::yes, head, logits), 1.0f, 0.0f,
-         stream);
-    return logits;
+    auto const chunk = chunk_workspace<S>::in(workspace.data(), rows, head.rows, head.cols, gradients_);
+    gemm(plan_gemm<S, float>(transpose::no, hidden.middle_rows(first, rows), transpose::yes, head, chunk.logits), 1.0f,
+         0.0f, stream);
+    return chunk;
   }
 
   /// An empty span may point anywhere; a body takes null.
@@ -289,53 +321,20 @@ class cuda_backend {
             part(of.entropy_slopes, first, count), part(of.log_normalizers, first, count)};
   }
 
-  template <class T>
-  static void expects_matrix(matrix_view<T> m) {
-    expects(m.rows == 0 || m.row_stride >= m.cols, "cuda_backend: row_stride >= cols", m.row_stride);
-    expects(m.rows == 0 || m.cols == 0 || m.data != nullptr, "cuda_backend: a matrix with elements has memory");
-  }
-  static void expects_rows(matrix_view<S const> logits, std::span<token_id const> targets) {
-    expects_matrix(logits);
-    expects(targets.size() == logits.rows, "cuda_backend: one target per row", targets.size());
-    expects(logits.rows == 0 || logits.cols > 0, "cuda_backend: a vocabulary of at least one entry");
-  }
-  static void expects_outputs(row_logps<float> const& out, std::size_t rows) {
-    auto const fits = [rows](std::span<float> s) { return s.empty() || s.size() == rows; };
-    expects(out.logps.size() == rows, "row_logps.logps: one per row", out.logps.size());
-    expects(out.log_normalizers.size() == rows, "row_logps.log_normalizers: one per row", out.log_normalizers.size());
-    expects(fits(out.mean_logps), "row_logps.mean_logps: empty, or one per row", out.mean_logps.size());
-    expects(fits(out.entropies), "row_logps.entropies: empty, or one per row", out.entropies.size());
-    expects(fits(out.collisions), "row_logps.collisions: empty, or one per row", out.collisions.size());
-  }
-  static void expects_slopes(std::span<float const> log_normalizers, row_slopes<float> const& slopes,
-                             std::size_t rows) {
-    auto const fits = [rows](std::span<float const> s) { return s.empty() || s.size() == rows; };
-    expects(log_normalizers.size() == rows, "cuda_backend: one log_normalizer per row", log_normalizers.size());
-    expects(slopes.logps.size() == rows, "row_slopes.logps: one per row", slopes.logps.size());
-    expects(fits(slopes.mean_logps), "row_slopes.mean_logps: empty, or one per row", slopes.mean_logps.size());
-    expects(fits(slopes.entropy_slopes), "row_slopes.entropy_slopes: empty, or one per row",
-            slopes.entropy_slopes.size());
-    expects(slopes.entropies.size() == slopes.entropy_slopes.size(), "row_slopes.entropies: as many as entropy_slopes",
-            slopes.entropies.size());
-    expects(fits(slopes.log_normalizers), "row_slopes.log_normalizers: empty, or one per row",
-            slopes.log_normalizers.size());
-  }
-  static void expects_segments(std::span<std::size_t const> offsets, std::size_t segments, std::size_t total) {
-    expects(offsets.size() == segments + 1 || (offsets.empty() && segments == 0 && total == 0),
-            "cuda_backend: offsets.size() == segments + 1", offsets.size());
-  }
   void expects_linear(matrix_view<S const> hidden, matrix_view<S const> head, std::span<token_id const> targets,
-                      std::span<S> workspace) const {
+                      std::span<std::byte const> workspace) const {
     expects_matrix(hidden);
     expects_matrix(head);
     expects(hidden.cols == head.cols, "cuda_backend: hidden and head of one width", head.cols);
     expects(targets.size() == hidden.rows, "cuda_backend: one target per row", targets.size());
     expects(hidden.rows == 0 || head.rows > 0, "cuda_backend: a vocabulary of at least one entry");
-    expects(workspace.size() >= linear_workspace(hidden.rows, head.rows, head.cols),
-            "cuda_backend: workspace.size() >= linear_workspace(N, V, D)", workspace.size());
+    expects(workspace.size() >= workspace_bytes(hidden.rows, head.rows, head.cols),
+            "cuda_backend: workspace.size() >= workspace_bytes(N, V, D)", workspace.size());
+    expects(reinterpret_cast<std::uintptr_t>(workspace.data()) % 16 == 0, "cuda_backend: workspace aligned to 16 bytes");
   }
 
   std::size_t chunk_;
+  logit_gradients gradients_;
 };
 
 }  // namespace attune::cuda

@@ -16,7 +16,7 @@ class cuda_error : public std::runtime_error {
   cuda_error(char const* what_failed, cudaError_t code)
       : cuda_error(what_failed, cudaGetErrorName(code), code, cudaGetErrorString(code)) {}
 
-  /// For the codes of a library above the runtime (cuBLAS).
+  /// For the codes of a library above the runtime (cuBLASLt).
   cuda_error(char const* what_failed, char const* name, int code, char const* text)
       : std::runtime_error(std::string(what_failed) + ": " + name + " (" + std::to_string(code) + "): " + text), code_(code) {}
 

@@ -48,6 +48,19 @@ T* pointer(std::span<T> values) noexcept {
   return values.empty() ? nullptr : values.data();
 }
 
+inline void expects_tokens(policy_gradient_tokens<float> const& of, std::span<std::uint8_t const> mask,
+                           std::span<float const> slopes, kl_loss_options const& kl_loss) {
+  std::size_t const tokens = of.logps.size();
+  auto const sized = [tokens](auto values) { return values.size() == tokens; };
+  expects(sized(of.old_logps), "cuda::policy_gradient_loss: old_logps.size() == logps.size()", of.old_logps.size());
+  expects(sized(of.advantages), "cuda::policy_gradient_loss: advantages.size() == logps.size()", of.advantages.size());
+  expects(of.ref_logps.empty() ? kl_loss.kl_loss_coef == 0.0 : sized(of.ref_logps),
+          "cuda::policy_gradient_loss: ref_logps.size() == logps.size(), or empty without kl_loss_coef",
+          of.ref_logps.size());
+  expects(sized(mask), "cuda::policy_gradient_loss: mask.size() == logps.size()", mask.size());
+  expects(sized(slopes), "cuda::policy_gradient_loss: slopes.size() == logps.size()", slopes.size());
+}
+
 }  // namespace detail
 
 /// Elements of double that a loss over so many pairs needs.
@@ -145,7 +158,7 @@ struct policy_gradient_sums {
 
 /// Elements of double that policy_gradient_loss needs.
 [[nodiscard]] constexpr std::size_t policy_gradient_workspace(std::size_t tokens) noexcept {
-  return 8 * detail::objective_blocks(tokens);
+  return device::token_sums::count * detail::objective_blocks(tokens);
 }
 
 /// A surrogate that sees each token's own ratio. A token's weight in the step's loss is `weight`, or weights[t] where
@@ -155,29 +168,21 @@ template <PolicyGradientSurrogate O>
 void policy_gradient_loss(policy_gradient_tokens<float> of, std::span<std::uint8_t const> mask, std::span<float> slopes,
                           double weight, std::span<float const> weights, O const& surrogate, policy_gradient_sums* sums,
                           std::span<double> workspace, stream_view stream, kl_loss_options const& kl_loss = {}) {
-  using body = device::token_losses<O>;
-  static_assert(body::sums * sizeof(double) == sizeof(policy_gradient_sums));
+  static_assert(device::token_sums::count * sizeof(double) == sizeof(policy_gradient_sums));
   validate(surrogate);
   validate(kl_loss);
-  std::size_t const tokens = of.logps.size();
-  auto const sized = [tokens](auto values) { return values.size() == tokens; };
   expects(ratio_level_of(surrogate) == ratio_level::token,
           "cuda::policy_gradient_loss: a surrogate of each token's own ratio");
-  expects(sized(of.old_logps), "cuda::policy_gradient_loss: old_logps.size() == logps.size()", of.old_logps.size());
-  expects(sized(of.advantages), "cuda::policy_gradient_loss: advantages.size() == logps.size()", of.advantages.size());
-  expects(of.ref_logps.empty() ? kl_loss.kl_loss_coef == 0.0 : sized(of.ref_logps),
-          "cuda::policy_gradient_loss: ref_logps.size() == logps.size(), or empty without kl_loss_coef",
-          of.ref_logps.size());
-  expects(sized(mask), "cuda::policy_gradient_loss: mask.size() == logps.size()", mask.size());
-  expects(sized(slopes), "cuda::policy_gradient_loss: slopes.size() == logps.size()", slopes.size());
-  expects(weights.empty() || sized(weights), "cuda::policy_gradient_loss: weights.size() == logps.size()",
+  detail::expects_tokens(of, mask, slopes, kl_loss);
+  std::size_t const tokens = of.logps.size();
+  expects(weights.empty() || weights.size() == tokens, "cuda::policy_gradient_loss: weights.size() == logps.size()",
           weights.size());
   expects(sums != nullptr && workspace.size() >= policy_gradient_workspace(tokens),
           "cuda::policy_gradient_loss: a place for the sums and workspace.size() >= policy_gradient_workspace(tokens)",
           workspace.size());
   std::size_t const blocks = detail::objective_blocks(tokens);
   launch<objective_threads>("policy_gradient_loss",
-                            body{.options = surrogate,
+                            device::token_losses<O>{.options = surrogate,
                                  .tokens = tokens,
                                  .logps = of.logps.data(),
                                  .old_logps = of.old_logps.data(),
@@ -190,7 +195,7 @@ void policy_gradient_loss(policy_gradient_tokens<float> of, std::span<std::uint8
                                  .partials = workspace.data(),
                                  .kl_loss = kl_loss},
                             blocks, stream);
-  detail::add_up("policy_gradient_loss", workspace, blocks, body::sums, &sums->loss, stream);
+  detail::add_up("policy_gradient_loss", workspace, blocks, device::token_sums::count, &sums->loss, stream);
 }
 
 /// Advantages and returns of each sequence, a warp a sequence. Advantages may be the memory of the rewards, returns

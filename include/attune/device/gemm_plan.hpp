@@ -7,7 +7,7 @@
 #include <attune/core/contract.hpp>
 #include <attune/core/view.hpp>
 
-/// Products of row-major matrices on a library that knows column-major ones, as BLAS and cuBLAS do.
+/// Products of row-major matrices on a library that knows column-major ones, as BLAS, cuBLAS and cuBLASLt do.
 ///
 /// A row-major matrix read by columns is its own transpose, so C = op(A) op(B) is asked for as C^T = op(B)^T op(A)^T:
 /// the factors change places, m and n change places, and each keeps its op. Nothing is copied and no element is touched

@@ -18,6 +18,29 @@
 /// launch.
 namespace attune::device {
 
+/// What one pair adds to the loss of the step, with its slopes in the log-ratios, bent by a divergence or not.
+template <PairObjective O>
+[[nodiscard]] ATTUNE_HOST_DEVICE pair_value_and_slopes<double> share_of_pair(response_pair<double> p, O const& options,
+                                                                             f_divergence_options const& divergence,
+                                                                             double weight, double total) noexcept {
+  bool const bent = divergence.type != f_divergence_type::reverse_kl;
+  double chosen_bend = 1.0, rejected_bend = 1.0;
+  if (bent) {
+    auto const c = f_divergence_score(p.chosen, divergence), r = f_divergence_score(p.rejected, divergence);
+    p.chosen = c.value;
+    p.rejected = r.value;
+    chosen_bend = c.slope;
+    rejected_bend = r.slope;
+  }
+  pair_value_and_slopes<double> const one = pair_objective(p, options);
+  auto const slope = [&](double of_score, double bend) {
+    double const of_ratio = bent ? saturate_cast<double>(of_score * bend) : of_score;
+    return saturate_cast<double>(weight * of_ratio) / total;
+  };
+  return {saturate_cast<double>(weight * one.value) / total, slope(one.chosen, chosen_bend),
+          slope(one.rejected, rejected_bend)};
+}
+
 /// pair_loss: O is any loss of objective/pairwise with a pair_objective (dpo_options, ipo_options, simpo_options ...).
 /// What the loss does not read may be null. Slopes may be the memory of the log-probabilities they belong to.
 template <PairObjective O>
@@ -44,24 +67,11 @@ struct pair_losses {
     for (std::size_t i = std::size_t{block.block()} * block.threads() + block.thread(); i < pairs; i += threads) {
       response_pair<double> p{log_ratio(block, chosen, ref_chosen, i), log_ratio(block, rejected, ref_rejected, i),
                               length(block, chosen_tokens, i), length(block, rejected_tokens, i)};
-      bool const bent = divergence.type != f_divergence_type::reverse_kl;
-      double chosen_bend = 1.0, rejected_bend = 1.0;
-      if (bent) {
-        auto const c = f_divergence_score(p.chosen, divergence), r = f_divergence_score(p.rejected, divergence);
-        p.chosen = c.value;
-        p.rejected = r.value;
-        chosen_bend = c.slope;
-        rejected_bend = r.slope;
-      }
       double const weight = weights == nullptr ? 1.0 : block.load(weights + i);
-      pair_value_and_slopes<double> const one = pair_objective(p, options);
-      loss += saturate_cast<double>(weight * one.value) / total;
-      auto const slope = [&](double of_score, double bend) {
-        double const of_ratio = bent ? saturate_cast<double>(of_score * bend) : of_score;
-        return saturate_cast<float>(saturate_cast<double>(weight * of_ratio) / total);
-      };
-      block.store(chosen_slopes + i, slope(one.chosen, chosen_bend));
-      block.store(rejected_slopes + i, slope(one.rejected, rejected_bend));
+      pair_value_and_slopes<double> const one = share_of_pair(p, options, divergence, weight, total);
+      loss += one.value;
+      block.store(chosen_slopes + i, saturate_cast<float>(one.chosen));
+      block.store(rejected_slopes + i, saturate_cast<float>(one.rejected));
     }
     loss = block_sum(block, loss);
     if (block.thread() == 0) block.store(partials + block.block(), loss);

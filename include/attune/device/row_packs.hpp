@@ -60,6 +60,69 @@ ATTUNE_HOST_DEVICE void read_row(B const& block, S const* row, std::size_t count
   if (last < count) one(last);
 }
 
+/// Whether sixteen bytes at once may be read or written there.
+[[nodiscard]] ATTUNE_HOST_DEVICE inline bool at_pack(void const* p) noexcept {
+  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
+
+/// Calls f(float (&x)[n], float (&y)[n]) for this thread's elements of two rows (count), n of them side by side: packs
+/// where the rows are aligned alike, else n = 1.
+template <class S, ThreadBlock B, class F>
+ATTUNE_HOST_DEVICE void read_two_rows(B const& block, S const* first, S const* second, std::size_t count, F&& f) {
+  constexpr std::size_t width = pack<S>::size;
+  auto const one = [&](std::size_t v) {
+    float x[1] = {static_cast<float>(block.load(first + v))}, y[1] = {static_cast<float>(block.load(second + v))};
+    f(x, y);
+  };
+  std::size_t const before = elements_before_packs(first, count);
+  if (!at_pack(second + before)) {
+    for (std::size_t v = block.thread(); v < count; v += block.threads()) one(v);
+    return;
+  }
+  std::size_t const packs = (count - before) / width;
+  for (std::size_t p = block.thread(); p < packs; p += block.threads()) {
+    pack<S> const a = block.load_pack(first + before + p * width), b = block.load_pack(second + before + p * width);
+    float x[width], y[width];
+    for (std::size_t k = 0; k < width; ++k) {
+      x[k] = static_cast<float>(a[k]);
+      y[k] = static_cast<float>(b[k]);
+    }
+    f(x, y);
+  }
+  if (block.thread() < before) one(block.thread());
+  std::size_t const last = before + packs * width + block.thread();
+  if (last < count) one(last);
+}
+
+/// out[v] = S(out[v] + f(float(first[v]), float(second[v]))) for this thread's elements of a row (count), summed in
+/// float; in packs where the three are aligned alike. They do not overlap.
+template <class S, ThreadBlock B, class F>
+ATTUNE_HOST_DEVICE void add_of_two_rows(B const& block, S const* first, S const* second, S* out, std::size_t count,
+                                        F&& f) {
+  constexpr std::size_t width = pack<S>::size;
+  auto const one = [&](std::size_t v) {
+    float const x = static_cast<float>(block.load(first + v)), y = static_cast<float>(block.load(second + v));
+    block.store(out + v, static_cast<S>(static_cast<float>(block.load(out + v)) + f(x, y)));
+  };
+  std::size_t const before = elements_before_packs(out, count);
+  if (!at_pack(first + before) || !at_pack(second + before)) {
+    for (std::size_t v = block.thread(); v < count; v += block.threads()) one(v);
+    return;
+  }
+  std::size_t const packs = (count - before) / width;
+  for (std::size_t p = block.thread(); p < packs; p += block.threads()) {
+    std::size_t const v = before + p * width;
+    pack<S> const a = block.load_pack(first + v), b = block.load_pack(second + v);
+    pack<S> sum = block.load_pack(out + v);
+    for (std::size_t k = 0; k < width; ++k)
+      sum[k] = static_cast<S>(static_cast<float>(sum[k]) + f(static_cast<float>(a[k]), static_cast<float>(b[k])));
+    block.store_pack(out + v, sum);
+  }
+  if (block.thread() < before) one(block.thread());
+  std::size_t const last = before + packs * width + block.thread();
+  if (last < count) one(last);
+}
+
 /// out[v] = S(f(v, float(in[v]))) for this thread's elements of a row (count). out may be in itself, not overlap it
 /// otherwise; where the two are aligned differently, out is stored element by element.
 template <class S, ThreadBlock B, class F>
@@ -67,7 +130,7 @@ ATTUNE_HOST_DEVICE void map_row(B const& block, S const* in, S* out, std::size_t
   constexpr std::size_t width = pack<S>::size;
   std::size_t const before = elements_before_packs(in, count);
   std::size_t const packs = (count - before) / width;
-  bool const alike = reinterpret_cast<std::uintptr_t>(out + before) % 16 == 0;
+  bool const alike = at_pack(out + before);
   for (std::size_t p = block.thread(); p < packs; p += block.threads()) {
     std::size_t const v = before + p * width;
     pack<S> x = block.load_pack(in + v);
@@ -80,6 +143,51 @@ ATTUNE_HOST_DEVICE void map_row(B const& block, S const* in, S* out, std::size_t
   auto const one = [&](std::size_t v) {
     block.store(out + v, static_cast<S>(f(v, static_cast<float>(block.load(in + v)))));
   };
+  if (block.thread() < before) one(block.thread());
+  std::size_t const last = before + packs * width + block.thread();
+  if (last < count) one(last);
+}
+
+/// y = f(v, float(in[v])) for this thread's elements of a row (count), stored in a narrower type: out[v] = D(y), and where
+/// `rest` is not null what D left of it, rest[v] = D(y - out[v]), 0 where out[v] is not finite. The three do not overlap.
+/// In packs where they are aligned alike, several packs of S to one of D; else element by element.
+template <class S, class D, ThreadBlock B, class F>
+ATTUNE_HOST_DEVICE void convert_row(B const& block, S const* in, D* out, D* rest, std::size_t count, F&& f) {
+  constexpr std::size_t width = pack<D>::size, part = pack<S>::size;
+  static_assert(part <= width, "to a type of fewer bytes");
+  auto const left_of = [](float y, D stored) {
+    float const left = y - static_cast<float>(stored);
+    return static_cast<D>(left - left == 0.0f ? left : 0.0f);
+  };
+  auto const one = [&](std::size_t v) {
+    float const y = f(v, static_cast<float>(block.load(in + v)));
+    D const stored = static_cast<D>(y);
+    block.store(out + v, stored);
+    if (rest != nullptr) block.store(rest + v, left_of(y, stored));
+  };
+  std::size_t const before = elements_before_packs(out, count);
+  if (!at_pack(in + before) || (rest != nullptr && !at_pack(rest + before))) {
+    for (std::size_t v = block.thread(); v < count; v += block.threads()) one(v);
+    return;
+  }
+  std::size_t const packs = (count - before) / width;
+  for (std::size_t p = block.thread(); p < packs; p += block.threads()) {
+    std::size_t const first = before + p * width;
+    pack<D> stored, left;
+#if defined(__CUDA_ARCH__)
+#pragma unroll  // or a pack that is indexed at run time lies in local memory
+#endif
+    for (std::size_t n = 0; n < width; n += part) {
+      pack<S> const x = block.load_pack(in + first + n);
+      for (std::size_t k = 0; k < part; ++k) {
+        float const y = f(first + n + k, static_cast<float>(x[k]));
+        stored[n + k] = static_cast<D>(y);
+        left[n + k] = left_of(y, stored[n + k]);
+      }
+    }
+    block.store_pack(out + first, stored);
+    if (rest != nullptr) block.store_pack(rest + first, left);
+  }
   if (block.thread() < before) one(block.thread());
   std::size_t const last = before + packs * width + block.thread();
   if (last < count) one(last);

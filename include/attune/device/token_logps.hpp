@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 
 #include <attune/concepts/backend.hpp>
 #include <attune/core/host_device.hpp>
@@ -22,8 +23,8 @@ namespace attune::device {
 /// double. A row's results are a function of its values, its alignment to sixteen bytes and the threads of a block; on
 /// the latter two they depend by rounding only.
 ///
-/// Expects pointers of device memory with targets in [0, cols) or no_target; nothing is checked here. Outputs are
-/// overwritten, 0 in rows without a target, which are not read; they alias nothing.
+/// Expects pointers of device memory. Outputs are overwritten and alias nothing: 0 in rows without a target, NaN in those
+/// whose target is no entry of the vocabulary; neither are read.
 template <class S>
 struct token_logps {
   matrix_view<S const> logits;  // (N, V)
@@ -38,8 +39,9 @@ struct token_logps {
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {
     for (std::size_t i = block.block(); i < logits.rows; i += block.blocks()) {
       token_id const target = block.load(targets + i);
-      if (target == no_target) {
-        if (block.thread() == 0) write(block, i, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f);
+      if (static_cast<std::size_t>(target) >= logits.cols) {  // none, or one that is not there
+        float const x = target == no_target ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+        if (block.thread() == 0) write(block, i, x, x, x, x, x);
         continue;
       }
       S const* const row = logits.row(i);

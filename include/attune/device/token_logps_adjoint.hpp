@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <type_traits>
 
 #include <attune/concepts/backend.hpp>
 #include <attune/core/host_device.hpp>
@@ -20,49 +21,68 @@ namespace attune::device {
 ///
 /// A shard of the vocabulary: columns [first, first + cols) of `vocabulary` in all, targets counted over all of them.
 ///
+/// dlogits may be of a narrower D than the logits, to be a factor of a product; then it is no part of them. Each element is
+/// rounded to D once, and `rests`, laid out as dlogits, gets what that left of it: the sum of both is the gradient to twice
+/// D's places.
+///
 /// Beyond the concept: a NaN among a row's log_normalizer and slopes makes its gradient NaN throughout.
-template <class S>
+template <class S, class D = S>
 struct token_logps_adjoint {
   matrix_view<S const> logits;         // (N, V)
   token_id const* targets;             // (N)
   float const* log_normalizers;        // (N)
   float const* slopes;                 // (N) dL/dlogps
-  matrix_view<S> dlogits;              // (N, V)
+  matrix_view<D> dlogits;              // (N, V)
   float const* mean_slopes = nullptr;  // (N) or null, like the rest
   float const* entropies = nullptr;    // values; null if and only if entropy_slopes is
   float const* entropy_slopes = nullptr;
   float const* log_normalizer_slopes = nullptr;
   std::size_t first = 0;       ///< of a shard
   std::size_t vocabulary = 0;  ///< over all shards; 0: cols, there being one
+  D* rests = nullptr;          ///< (N, V) where D is not S, or null
 
   template <ThreadBlock B>
   ATTUNE_HOST_DEVICE void operator()(B const& block) const {
     for (std::size_t i = block.block(); i < logits.rows; i += block.blocks()) {
       token_id const target = block.load(targets + i);
       if (target == no_target) {
-        fill_row(block, dlogits.row(i), logits.cols, static_cast<S>(0.0f));
+        fill(block, i, 0.0f);
         continue;
       }
       row_factors const f = factors(block, i);
       if (f.any_nan()) {
-        fill_row(block, dlogits.row(i), logits.cols, static_cast<S>(std::numeric_limits<float>::quiet_NaN()));
+        fill(block, i, std::numeric_limits<float>::quiet_NaN());
         continue;
       }
       float const factor = static_cast<float>(f.normalizer_slope - (f.slope + f.mean_slope));
       float const offset = static_cast<float>(f.mean_slope * f.share);
       std::size_t const own = static_cast<std::size_t>(target) - first;  // beyond cols where another shard has it
-      map_row(block, logits.row(i), dlogits.row(i), logits.cols, [&](std::size_t v, float x) {
+      auto const gradient = [&](std::size_t v, float x) {
         if (x == -std::numeric_limits<float>::infinity()) return 0.0f;
         if (v == own) return at_target(f, x);
         float const logp = x - f.log_normalizer;
         float const p = block.exp(logp);
         float const bent = p > 0.0f ? f.entropy_slope * p * (logp + f.entropy) : 0.0f;
         return p * factor + offset - bent;
-      });
+      };
+      if constexpr (std::is_same_v<S, D>)
+        map_row(block, logits.row(i), dlogits.row(i), logits.cols, gradient);
+      else
+        convert_row(block, logits.row(i), dlogits.row(i), rests_of(i), logits.cols, gradient);
     }
   }
 
  private:
+  ATTUNE_HOST_DEVICE D* rests_of(std::size_t i) const noexcept {
+    return rests == nullptr ? nullptr : rests + i * dlogits.row_stride;
+  }
+
+  template <ThreadBlock B>
+  ATTUNE_HOST_DEVICE void fill(B const& block, std::size_t i, float value) const {
+    fill_row(block, dlogits.row(i), logits.cols, static_cast<D>(value));
+    if (rests != nullptr) fill_row(block, rests_of(i), logits.cols, static_cast<D>(value));
+  }
+
   /// What a row's elements have in common.
   struct row_factors {
     float log_normalizer;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 
 #include <attune/concepts/backend.hpp>
 #include <attune/core/host_device.hpp>
@@ -47,8 +48,8 @@ struct summarize_shard {
 };
 
 /// The summaries of all shards, (shards, N), to what token_logps writes; a thread a row, any grid. Shards are added up
-/// in their order, so that every device has the same bits. Outputs as token_logps has them; what is not null has been
-/// summarised.
+/// in their order, so that every device has the same bits. Outputs as token_logps has them, NaN too where a target is no
+/// entry of any shard; what is not null has been summarised.
 struct combine_shards {
   shard_summary const* parts;  // (shards, N)
   std::size_t shards;
@@ -67,7 +68,10 @@ struct combine_shards {
     for (std::size_t i = std::size_t{block.block()} * block.threads() + block.thread(); i < rows; i += threads) {
       row_summary all;
       double target_logit = 0.0;
-      bool const counts = block.load(targets + i) != no_target;
+      token_id const target = block.load(targets + i);
+      bool const counts = target != no_target;
+      if (counts && static_cast<std::size_t>(target) >= vocabulary)
+        target_logit = all.sum = std::numeric_limits<double>::quiet_NaN();
       for (std::size_t k = 0; counts && k < shards; ++k) {
         shard_summary part = parts[k * rows + i];
         target_logit += static_cast<double>(part.target_logit);

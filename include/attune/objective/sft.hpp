@@ -90,8 +90,8 @@ template <class T>
 /// Denominators: those of the whole optimiser step, over all of its micro-batches and ranks, so that splitting a step
 /// changes nothing.
 struct sft_totals {
-  std::size_t tokens;     ///< masked-in tokens
-  std::size_t sequences;  ///< read under sft_normalization::sequence only
+  std::size_t tokens = 0;     ///< masked-in tokens; read under sft_normalization::token only
+  std::size_t sequences = 0;  ///< read under sft_normalization::sequence only
 };
 
 template <class T>
