@@ -12,9 +12,9 @@ namespace attune::cuda {
 /// The ThreadBlock of a CUDA device: one intrinsic a line, no state. One-dimensional grids and blocks; threads() is a
 /// multiple of 32, which launch sees to.
 ///
-/// exp and log are expf and logf with subnormals kept: within 2 and 1 units in the last place over the whole range (CUDA
-/// C++ Programming Guide, "Mathematical Functions"). Not __expf, whose error grows with |x|: 2 + 1.173 |x| units. A
-/// softmax waits for memory and not for its exponentials.
+/// exp and log are expf and logf with subnormals kept: within 2 and 1 units in the last place over the whole range
+/// (CUDA C++ Programming Guide, "Mathematical Functions"). Not __expf, whose error grows with |x|: 2 + 1.173 |x| units.
+/// A softmax waits for memory and not for its exponentials.
 struct device_block {
   static constexpr unsigned warp_size = 32;
 

@@ -34,8 +34,8 @@ namespace detail {
 /// is at once what row t predicts and what token t + 1 got. Entry 0 is nobody's row, and no token that the mask has in.
 struct row_arrays {
   std::span<token_id> targets;
-  std::span<float> logps, slopes, log_normalizers, normalizer_slopes, mean_logps, mean_slopes, entropies, entropy_slopes,
-      collisions;
+  std::span<float> logps, slopes, log_normalizers, normalizer_slopes;
+  std::span<float> mean_logps, mean_slopes, entropies, entropy_slopes, collisions;
 
   [[nodiscard]] static constexpr std::size_t bytes(std::size_t tokens, token_terms terms) noexcept {
     std::size_t const arrays = 3u + (terms.log_normalizers ? 1u : 0u) + (terms.mean_logps ? 2u : 0u) +
@@ -150,8 +150,8 @@ void loss_on_hidden(cuda_backend<S> const& backend, O const& objective,
   return workspace_cursor::bytes<token_id>(tokens) + workspace_cursor::bytes<float>(tokens);
 }
 
-/// Token log-probabilities alone, for a reference or an evaluation: logps[t] scores batch.tokens[t], 0 where the mask is
-/// 0. sequence_sums makes of them what pairs_on_tokens reads of a reference. Workspace: logps_on_logits_bytes.
+/// Token log-probabilities alone, for a reference or an evaluation: logps[t] scores batch.tokens[t], 0 where the mask
+/// is 0. sequence_sums makes of them what pairs_on_tokens reads of a reference. Workspace: logps_on_logits_bytes.
 template <class S>
 void logps_on_logits(cuda_backend<S> const& backend, std::type_identity_t<matrix_view<S const>> logits,
                      sequences_view batch, std::span<float> logps, std::span<std::byte> workspace, stream_view stream) {

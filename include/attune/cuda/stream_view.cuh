@@ -8,9 +8,9 @@
 
 namespace attune::cuda {
 
-/// A stream of the caller's, by handle: neither owned nor kept. Anything that converts to cudaStream_t serves, so a stream
-/// class of another library does; the default streams must be named (cudaStreamLegacy, cudaStreamPerThread), since a
-/// forgotten argument that reads 0 or nullptr would mean the first of them.
+/// A stream of the caller's, by handle: neither owned nor kept. Anything that converts to cudaStream_t serves, so a
+/// stream class of another library does; the default streams must be named (cudaStreamLegacy, cudaStreamPerThread),
+/// since a forgotten argument that reads 0 or nullptr would mean the first of them.
 class stream_view {
  public:
   stream_view(cudaStream_t stream) noexcept : stream_(stream) {}

@@ -21,9 +21,9 @@
 #include <attune/objective/policy_gradient.hpp>
 #include <attune/objective/sft.hpp>
 
-/// The token objectives of objective/ under their names, on a CUDA stream: what cuda/loss_on_logits.cuh takes. The batch
-/// and every number lie on the device, so nothing here can look at them: a batch is one that validate() passed on the
-/// host, and how many tokens the step has is counted there too. Options and sizes are checked before a launch
+/// The token objectives of objective/ under their names, on a CUDA stream: what cuda/loss_on_logits.cuh takes. The
+/// batch and every number lie on the device, so nothing here can look at them: a batch is one that validate() passed on
+/// the host, and how many tokens the step has is counted there too. Options and sizes are checked before a launch
 /// (contract_violation). Arithmetic in double; nothing is allocated and nothing waits.
 namespace attune::cuda {
 

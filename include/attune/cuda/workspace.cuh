@@ -25,7 +25,7 @@ class workspace_cursor {
     return (count * sizeof(T) + alignment - 1) / alignment * alignment;
   }
 
-  /// The next `count` elements, uninitialised. Refuses if the memory does not have them, naming the bytes that are left.
+  /// The next `count` elements, uninitialised. Refuses if the memory does not have them, and tells what is left of it.
   template <class T>
   [[nodiscard]] std::span<T> take(std::size_t count) {
     std::size_t const size = bytes<T>(count);

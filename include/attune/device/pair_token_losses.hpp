@@ -19,12 +19,13 @@
 namespace attune::device {
 
 /// A pairwise loss from the tokens' log-probabilities to the tokens' slopes, in one go: sequences 2i and 2i + 1 are the
-/// chosen and the rejected response of pair i. A warp a pair, any grid: sums over a response, the loss and its slopes in
-/// double, a number beyond float's range is float's largest.
+/// chosen and the rejected response of pair i. A warp a pair, any grid: sums over a response, the loss and its slopes
+/// in double, a number beyond float's range is float's largest.
 ///
 /// Slopes are overwritten, 0 where the mask is 0, whose tokens are not read; they may be the memory of the logps. Each
 /// block's share of the loss goes to partials[block], which sum_partials adds up. A pair of which a response has no
-/// masked-in token makes the loss NaN, since nobody could be told. Options are validated on the host, before the launch.
+/// masked-in token makes the loss NaN, since nobody could be told. Options are validated on the host, before the
+/// launch.
 template <PairObjective O>
 struct pair_token_losses {
   O options;

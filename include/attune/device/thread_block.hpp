@@ -29,7 +29,7 @@ struct alignas(16) pack {
 ///   sync()                      barrier: every thread of the block comes to the same one
 ///   shuffle_xor(x, lanes)       x, of four or eight bytes, of the lane whose index differs in the bits of `lanes`;
 ///                               all 32 lanes call it together
-///   shared<S>()                 the block's one S, uninitialised; another S (a local struct as the key) is another object
+///   shared<S>()                 the block's one S, uninitialised; another S (a local struct as the key) is another
 ///   load(p), store(p, x)        one element of global memory
 ///   load_pack(p), store_pack    sixteen bytes of it at once; p aligned to 16
 ///   exp(x), log(x)              in float, to the device's accuracy (2 ulp, 1 ulp)

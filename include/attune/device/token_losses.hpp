@@ -14,8 +14,8 @@
 
 namespace attune::device {
 
-/// What a thread adds up over its masked-in tokens: the loss, then approxkl, clipped, dual_clipped, ratio, ratio squared
-/// and KL to the reference, and how many there were.
+/// What a thread adds up over its masked-in tokens: the loss, then approxkl, clipped, dual_clipped, ratio, ratio
+/// squared and KL to the reference, and how many there were.
 struct token_sums {
   static constexpr std::size_t count = 8;
 
@@ -67,8 +67,8 @@ struct token_sums {
 /// A token's weight in the loss of the step is `weight`, or weights[t] where weights is not null: token_weight of
 /// objective/loss_aggregation.hpp, on the device a segment_broadcast of one number per sequence.
 ///
-/// Each block's share goes to partials (blocks, token_sums::count), which sum_partials adds up. Options are validated on
-/// the host, before the launch.
+/// Each block's share goes to partials (blocks, token_sums::count), which sum_partials adds up. Options are validated
+/// on the host, before the launch.
 template <PolicyGradientSurrogate O>
 struct token_losses {
   O options;
