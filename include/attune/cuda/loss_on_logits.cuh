@@ -167,8 +167,7 @@ void logps_on_logits(cuda_backend<S> const& backend, std::type_identity_t<matrix
   std::size_t const rows = tokens - 1;
   backend.token_logps(logits.middle_rows(0, rows), targets.first(rows), {logps.subspan(1), log_normalizers.first(rows)},
                       stream);
-  cudaError_t const code = cudaMemsetAsync(logps.data(), 0, sizeof(float), stream.get());
-  if (code != cudaSuccess) throw cuda_error("logps_on_logits", code);
+  check("logps_on_logits", cudaMemsetAsync(logps.data(), 0, sizeof(float), stream.get()));
 }
 
 /// sums[b] = the sum over the masked-in tokens of sequence b, in double.
