@@ -5,7 +5,7 @@
 // beside them a copy on the device, the most that anything is likely to reach, and the bandwidth that clock and bus allow.
 // Results are held against plain loops in double before anything is timed.
 //
-//   cuda_token_logps_benchmark [tokens] [vocabulary] [rounds]       8192 128256 20
+//   cuda_token_logps_benchmark [tokens] [vocabulary] [rounds] [JSON file]       8192 128256 20
 //
 // Where there is no device it says so and exits with 77.
 #include <algorithm>
@@ -13,7 +13,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -21,52 +22,13 @@
 #include <attune/core/random.hpp>
 #include <attune/cuda/backend.cuh>
 
+#include "cuda_timing.cuh"
+
 namespace {
 
 using namespace attune;
-
-template <class T>
-class device_array {
- public:
-  explicit device_array(std::size_t size) {
-    void* p = nullptr;
-    cuda::check("cudaMalloc", cudaMalloc(&p, size * sizeof(T)));
-    span_ = {static_cast<T*>(p), size};
-  }
-  device_array(device_array const&) = delete;
-  device_array& operator=(device_array const&) = delete;
-  ~device_array() { (void)cudaFree(span_.data()); }
-
-  std::span<T> span() const { return span_; }
-  std::span<T const> view() const { return span_; }
-  void fill(T const* from, std::size_t first, std::size_t count) {
-    cuda::check("cudaMemcpy", cudaMemcpy(span_.data() + first, from, count * sizeof(T), cudaMemcpyHostToDevice));
-  }
-
- private:
-  std::span<T> span_;
-};
-
-/// Seconds of device time of the quickest of `rounds` runs.
-template <class F>
-double quickest(int rounds, cudaStream_t stream, F const& f) {
-  cudaEvent_t begin = nullptr, end = nullptr;
-  cuda::check("cudaEventCreate", cudaEventCreate(&begin));
-  cuda::check("cudaEventCreate", cudaEventCreate(&end));
-  float best = INFINITY;
-  for (int round = -2; round < rounds; ++round) {
-    cuda::check("cudaEventRecord", cudaEventRecord(begin, stream));
-    f();
-    cuda::check("cudaEventRecord", cudaEventRecord(end, stream));
-    cuda::check("cudaEventSynchronize", cudaEventSynchronize(end));
-    float milliseconds = 0.0f;
-    cuda::check("cudaEventElapsedTime", cudaEventElapsedTime(&milliseconds, begin, end));
-    if (round >= 0) best = (std::min)(best, milliseconds);
-  }
-  cuda::check("cudaEventDestroy", cudaEventDestroy(begin));
-  cuda::check("cudaEventDestroy", cudaEventDestroy(end));
-  return static_cast<double>(best) * 1e-3;
-}
+using timing::device_array;
+using timing::quickest;
 
 template <class S>
 double plain_logp(std::vector<S> const& row, std::size_t target) {
@@ -78,7 +40,7 @@ double plain_logp(std::vector<S> const& row, std::size_t target) {
 
 template <class S>
 void measure(char const* storage, std::size_t tokens, std::size_t vocabulary, int rounds, double copied, double peak,
-             cudaStream_t stream) {
+             timing::json_list& json, cudaStream_t stream) {
   device_array<S> logits(tokens * vocabulary);
   device_array<token_id> targets(tokens);
   device_array<float> logps(tokens), normalizers(tokens), slopes(tokens);
@@ -119,6 +81,9 @@ void measure(char const* storage, std::size_t tokens, std::size_t vocabulary, in
     double const rate = moved / seconds;
     std::printf("%-6s %-20s %9.3f ms %8.0f GB/s   %5.1f %% of a copy   %5.1f %% of the bus\n", storage, what, seconds * 1e3,
                 rate * 1e-9, 100.0 * rate / copied, 100.0 * rate / peak);
+    json.add("\"storage\": \"" + std::string(storage) + "\", \"operation\": \"" + what + "\", \"seconds\": " +
+             std::to_string(seconds) + ", \"bytes_per_second\": " + std::to_string(rate) + ", \"of_a_copy\": " +
+             std::to_string(rate / copied) + ", \"of_the_bus\": " + std::to_string(rate / peak));
   };
   report("token_logps", bytes, quickest(rounds, stream, forward));
   report("token_logps_adjoint", 2.0 * bytes, quickest(rounds, stream, adjoint));
@@ -127,17 +92,14 @@ void measure(char const* storage, std::size_t tokens, std::size_t vocabulary, in
 }  // namespace
 
 int main(int argc, char** argv) try {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::puts("skipped: no device");
-    return 77;
-  }
-  auto const argument = [&](int i, long fallback) { return argc > i ? std::strtol(argv[i], nullptr, 10) : fallback; };
-  long const tokens = argument(1, 8192), vocabulary = argument(2, 128256), rounds = argument(3, 20);
-  if (tokens < 1 || vocabulary < 1 || rounds < 1) {
-    std::fputs("usage: cuda_token_logps_benchmark [tokens >= 1] [vocabulary >= 1] [rounds >= 1]\n", stderr);
+  if (timing::no_device()) return 77;
+  std::size_t const n = timing::argument(argc, argv, 1, 8192), v = timing::argument(argc, argv, 2, 128256),
+                    rounds = timing::argument(argc, argv, 3, 20);
+  if (n == 0 || v == 0 || rounds == 0) {
+    std::fputs("usage: cuda_token_logps_benchmark [tokens >= 1] [vocabulary >= 1] [rounds >= 1] [JSON file]\n", stderr);
     return 2;
   }
+  timing::json_list json(argc > 4 ? argv[4] : nullptr);
   cudaDeviceProp device{};
   int kilohertz = 0, bits = 0;
   cuda::check("cudaGetDeviceProperties", cudaGetDeviceProperties(&device, 0));
@@ -156,13 +118,13 @@ int main(int argc, char** argv) try {
     });
     copied = 2.0 * static_cast<double>(bytes) / seconds;
   }
-  std::printf("%s, %ld tokens, vocabulary %ld: the bus allows %.0f GB/s, a copy moves %.0f GB/s\n", device.name, tokens,
-              vocabulary, peak * 1e-9, copied * 1e-9);
-  auto const n = static_cast<std::size_t>(tokens), v = static_cast<std::size_t>(vocabulary);
-  measure<float>("float", n, v, static_cast<int>(rounds), copied, peak, stream);
-  measure<bf16>("bf16", n, v, static_cast<int>(rounds), copied, peak, stream);
-  measure<f16>("f16", n, v, static_cast<int>(rounds), copied, peak, stream);
+  std::printf("%s, %zu tokens, vocabulary %zu: the bus allows %.0f GB/s, a copy moves %.0f GB/s\n", device.name, n, v,
+              peak * 1e-9, copied * 1e-9);
+  measure<float>("float", n, v, static_cast<int>(rounds), copied, peak, json, stream);
+  measure<bf16>("bf16", n, v, static_cast<int>(rounds), copied, peak, json, stream);
+  measure<f16>("f16", n, v, static_cast<int>(rounds), copied, peak, json, stream);
   cuda::check("cudaStreamDestroy", cudaStreamDestroy(stream));
+  if (!json.write()) throw std::runtime_error("cannot write " + std::string(argv[4]));
 } catch (std::exception const& e) {
   std::fprintf(stderr, "cuda_token_logps_benchmark: %s\n", e.what());
   return 1;
