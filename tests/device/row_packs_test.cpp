@@ -178,7 +178,7 @@ TEST_CASE_TEMPLATE("row_packs: two rows side by side, each alignment beside each
 }
 
 TEST_CASE_TEMPLATE("row_packs: convert_row stores what a narrower type has and what it leaves, each alignment beside each", D, bf16, f16) {
-  constexpr float little = 0x1p-12f;  // below the last place of D
+  static constexpr float little = 0x1p-12f;  // below the last place of D
   for_all_rows<D>([&](std::size_t shift, std::size_t count) {
     for (std::size_t const in_shift : {shift % pack<float>::size, (shift + 1) % pack<float>::size})
       for (std::size_t const rest_shift : {shift, (shift + 1) % pack<D>::size}) {
