@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // evidence --object <kernels.o> --log <what ptxas said> --calibration <calibration.o> --budget <budget.txt>
-//          [--lines <JSON lines of other tests>] [--json <file to write>]
+//          [--lines <JSON lines of other tests>] [--mutants <what tests/mutation/run wrote>] [--json <file to write>]
 //
 // What a compiler's output proves of the kernels without a device, for every architecture in the object: no stack, no
 // spills, registers and shared memory within the budget, no local memory in the machine code, and global memory read and

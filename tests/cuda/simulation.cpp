@@ -5,6 +5,7 @@
 // the bodies moved.
 #include <cstdlib>
 #include <cxxabi.h>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -252,6 +253,9 @@ TEST_CASE("stand-in: a loss from logits to their gradient is a few launches on o
   refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(), .kl_loss = {.kl_loss_coef = 0.1}},
           m, batch, m, loss.data());
   refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(),
+                                                 .aggregation = loss_aggregation::constant}, m, batch, m, loss.data());
+  refused(kernels::policy_question<gspo_options>{.old_logps = numbers.view(), .advantages = numbers.view(),
+                                                 .totals = {.constant_length = std::numeric_limits<double>::infinity()},
                                                  .aggregation = loss_aggregation::constant}, m, batch, m, loss.data());
   CHECK_THROWS_AS(f::logps(three, batch, numbers.span(), workspace.span(), stream), contract_violation);
   CHECK_THROWS_AS(f::logps(m, batch, numbers.span().first(3), workspace.span(), stream), contract_violation);

@@ -26,6 +26,16 @@ TEST_CASE("next_targets: the targets that loss_on_logits prepares on the host, o
     }
 }
 
+TEST_CASE("next_targets: a masked-in token that reads as no target is one that no vocabulary has, and not none") {
+  std::vector<std::size_t> const offsets{0, 4};
+  std::vector<token_id> const tokens{4, no_target, 7, no_target};
+  std::vector<std::uint8_t> const mask{0, 1, 1, 0};
+  std::vector<token_id> targets(4, 77);
+  engine::run({.threads = 32}, device::next_targets{tokens.data(), mask.data(), offsets.data(), 1, targets.data()});
+  CHECK(targets == std::vector<token_id>{device::next_targets::nowhere, 7, no_target, no_target});
+  CHECK(device::next_targets::nowhere < no_target);
+}
+
 TEST_CASE("next_targets: sequences without tokens have none") {
   std::vector<std::size_t> const offsets{0, 0, 3, 3};
   std::vector<token_id> const tokens{4, 5, 6};

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <span>
 
 #include <attune/concepts/policy.hpp>
@@ -89,8 +90,9 @@ inline std::span<float> queue_token_weights(loss_aggregation aggregation, aggreg
   expects(aggregation != loss_aggregation::token_mean || totals.tokens > 0,
           "cuda: totals.tokens, the masked-in tokens of the step, which token_mean divides by");
   expects(totals.sequences >= batch.size(), "cuda: totals.sequences >= the sequences of the batch", totals.sequences);
-  expects(aggregation != loss_aggregation::constant || totals.constant_length > 0.0,
-          "cuda: totals.constant_length > 0 (loss_aggregation::constant)", totals.constant_length);
+  expects(aggregation != loss_aggregation::constant ||
+              (totals.constant_length > 0.0 && totals.constant_length <= (std::numeric_limits<double>::max)()),
+          "cuda: totals.constant_length > 0 and finite (loss_aggregation::constant)", totals.constant_length);
   return totals;
 }
 

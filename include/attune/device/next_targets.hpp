@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include <attune/concepts/backend.hpp>
 #include <attune/core/host_device.hpp>
@@ -13,11 +14,14 @@
 namespace attune::device {
 
 /// What each row of a model's logits predicts: the token after it, if the mask has that one in; no_target in the last
-/// row of a sequence and before tokens that are masked out. A warp a sequence, any grid.
+/// row of a sequence and before tokens that are masked out. A masked-in token that is no_target itself becomes an id
+/// that no vocabulary has, so that it makes its row NaN like any other that is not there. A warp a sequence, any grid.
 ///
 /// Expects offsets (sequences + 1) that begin at 0 and do not fall. Nothing else is written or read; the targets
 /// overlap nothing.
 struct next_targets {
+  static constexpr token_id nowhere = (std::numeric_limits<token_id>::min)();
+
   token_id const* tokens;      // (T)
   std::uint8_t const* mask;    // (T) 1 for a token of a completion, else 0
   std::size_t const* offsets;  // (sequences + 1)
@@ -30,7 +34,8 @@ struct next_targets {
       std::size_t const end = block.load(offsets + b + 1);
       for (std::size_t t = block.load(offsets + b) + block.thread() % B::warp_size; t < end; t += B::warp_size) {
         bool const predicts = t + 1 < end && block.load(mask + t + 1) != 0;
-        block.store(targets + t, predicts ? block.load(tokens + t + 1) : no_target);
+        token_id const next = predicts ? block.load(tokens + t + 1) : no_target;
+        block.store(targets + t, predicts && next == no_target ? nowhere : next);
       }
     });
   }
